@@ -1,0 +1,46 @@
+# wherewhen: from labelled videos to trained attention models and a report.
+#   snakemake --cores all train_all                                      the demo dataset
+#   snakemake --cores all train_all --configfile config/NAME.yaml        another one
+from snakemake.utils import min_version
+
+min_version("9.11")
+
+
+# A file given by --configfile replaces the demo's; Snakemake by itself would merge the two.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/demo.yaml"
+
+
+include: "pipeline/rules/common.smk"
+include: "pipeline/rules/preprocess.smk"
+include: "pipeline/rules/train.smk"
+include: "pipeline/rules/report.smk"
+
+
+localrules:
+    train_all,
+    preprocess_all,
+    manifest,
+    index_frames,
+    index_flow,
+
+
+rule train_all:
+    default_target: True
+    input:
+        REPORT,
+
+
+rule preprocess_all:
+    input:
+        MANIFEST,
+        [index_file(stage) for stage in STORES],
+
+
+onstart:
+    hold_lock()
+
+
+onsuccess:
+    print(f"The report lies at {REPORT}")

@@ -1,0 +1,273 @@
+"""Typed configuration: one model a stage, unknown keys refused, every field documented.
+
+``python -m pipeline.config config/demo.yaml`` prints a configuration in full, defaults included.
+Imports stay light: the Snakefile loads this file each time it is parsed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class DemoConfig(Section):
+    """The rendered demo dataset; read when ``dataset: demo``."""
+
+    preset: Literal["tiny", "small"] = Field("small", description="tiny renders in seconds, small trains in minutes")
+    seed: int = Field(0, ge=0, description="seed of the renderer; another seed is another dataset")
+    videos_per_class: Count | None = Field(None, description="number of clips a class, in place of the preset's")
+
+
+class GeometryConfig(Section):
+    """Size and rate of what is decoded; part of the key of every stage that decodes."""
+
+    size: tuple[Count, Count] | None = Field(None, description="width and height in pixels, aspect ratio not kept")
+    short_side: Count | None = Field(None, description="length of the shorter side in pixels, aspect ratio kept")
+    fps: Positive | None = Field(None, description="frames per second kept; null keeps every frame of the file")
+    max_seconds: Positive | None = Field(None, description="longest duration kept from the start; null keeps all")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if (self.size is None) == (self.short_side is None):
+            raise ValueError(f"give either size or short_side, not both or none: {self.size=}, {self.short_side=}")
+        return self
+
+
+class FramesConfig(GeometryConfig):
+    """RGB frames as JPEG in webdataset shards."""
+
+    qscale: int = Field(2, ge=2, le=31, description="ffmpeg's MJPEG quantiser: 2 is best, 31 is smallest")
+
+
+class FlowConfig(GeometryConfig):
+    """TV-L1 optical flow, clipped and quantised to 8 bits, in a zarr store. Solver names are OpenCV's."""
+
+    backend: Literal["numba", "opencv"] = Field("numba", description="numba: our solver; opencv: the reference, slower")
+    bound: Positive = Field(20.0, description="clip at this many pixels per frame before quantising")
+    tau: Positive = Field(0.25, description="time step of the dual update")
+    lambda_: Positive = Field(0.15, alias="lambda", description="weight of the data term; smaller is smoother")
+    theta: Positive = Field(0.3, description="tightness between the two flow fields")
+    nscales: Count = Field(5, description="pyramid levels")
+    warps: Count = Field(5, description="warps of the second frame a level")
+    epsilon: Positive = Field(0.01, description="stopping threshold, pixels")
+    inner_iterations: Count = Field(30, description="dual updates between two median filters")
+    outer_iterations: Count = Field(10, description="median-filtered rounds a warp")
+    scale_step: float = Field(0.8, gt=0.0, lt=1.0, description="size ratio of two pyramid levels")
+    median_filtering: Literal[1, 3, 5] = Field(5, description="side of the median filter; 1 turns it off")
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+
+class ModelConfig(Section):
+    """An attention model; the switches are explained in models/atw.py."""
+
+    family: Literal["atw"] = Field("atw", description="which paper's model")
+    backbone: Literal["tiny", "resnet18", "resnet50", "bn_inception"] = Field("tiny", description="CNN of the stream")
+    pretrained: Path | None = Field(None, description="checkpoint file of the backbone; null trains from scratch")
+    consensus: Literal["softmax_att", "segment_linear", "avg", "max"] = Field(
+        "softmax_att", description="how segments become one video score"
+    )
+    att_input: Literal["logits", "features"] = Field("logits", description="what the attention looks at")
+    activation: Literal["relu", "tanh", "sigmoid", "identity"] = Field("relu", description="of the attention energy")
+    init: Literal["gauss", "one", "inv_n"] = Field("gauss", description="initial attention weights")
+    dropout: float = Field(0.5, ge=0.0, lt=1.0, description="before the classifier")
+    partial_bn: bool = Field(False, description="freeze every BatchNorm but the first, for fine-tuning")
+
+
+class SamplingConfig(Section):
+    """Which frames a model sees, and how they are cropped."""
+
+    segments: Count = Field(4, description="snippets a video in training (N)")
+    snippet: Count = Field(1, description="frames or flow fields a snippet; the papers: RGB 1, flow 5")
+    test_segments: Count = Field(25, description="snippets a video in testing (T)")
+    test_crops: Literal[1, 5, 10] = Field(1, description="1: centre; 5: corners too; 10: mirrored too")
+    input_size: Count = Field(224, description="side of the square network input, pixels")
+    crop_scales: tuple[Fraction, ...] = Field((1.0, 0.875, 0.75), description="training crops, parts of the short side")
+    flip: bool = Field(True, description="mirror at random in training; flow x is negated with it")
+
+
+class OptimConfig(Section):
+    """Optimisation of one experiment."""
+
+    epochs: Count = Field(50, description="passes over the training videos")
+    batch_size: Count = Field(32, description="videos a step, over all devices")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has momentum")
+    lr: Positive = Field(0.001, description="initial learning rate")
+    momentum: Fraction = Field(0.9, description="of sgd")
+    weight_decay: float = Field(5e-4, ge=0.0, description="on weights, not on biases or BatchNorm")
+    schedule: Literal["step", "cosine"] = Field("step", description="step: at milestones; cosine: to zero")
+    milestones: tuple[Count, ...] = Field((), description="epochs after which the learning rate is multiplied by gamma")
+    gamma: Positive = Field(0.1, description="factor at a milestone")
+    clip_norm: Positive | None = Field(None, description="largest gradient norm")
+    label_smoothing: Fraction = Field(0.0, description="of the cross-entropy")
+
+
+class ExperimentConfig(Section):
+    """One stream: a model trained on one modality; one training job for each split and seed."""
+
+    modality: Literal["frames", "flow"] = Field(description="which store it reads")
+    weight: float = Field(1.0, ge=0.0, description="weight of its scores in the fusion; 0 leaves it out")
+    model: ModelConfig = ModelConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    optim: OptimConfig = OptimConfig()
+
+
+class ComputeConfig(Section):
+    """Where training runs. Not part of any artifact's key."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
+    devices: Count = Field(1, description="devices a training job, with DDP when more than one")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="of training")
+    threads: Count = Field(1, description="CPU threads of one training job")
+    workers: int = Field(0, ge=0, description="loader processes of one training job; 0 loads in the job itself")
+
+
+class Config(Section):
+    """A whole run: a dataset, its preprocessing, the experiments and the report."""
+
+    name: Name = Field(description="of the dataset; part of the default work folder")
+    dataset: Literal["demo", "class_folders", "csv", "ut_interaction"] = Field(description="how videos are found")
+    videos: Path | None = Field(None, description="folder of the videos; paths in a csv are relative to it")
+    csv: Path | None = Field(None, description="table: path, label, and optionally id, split1, split2 ...")
+    exclude_labels: tuple[str, ...] = Field((), description="classes left out")
+    test_fraction: float = Field(0.25, gt=0.0, lt=1.0, description="held out by a stable hash if nothing names a split")
+    demo: DemoConfig = DemoConfig()
+    work: Path | None = Field(None, description="folder of everything that is made; null is work/<name>")
+    shards: Count = Field(16, description="buckets of videos; fixed for a dataset's life, about one per 200 videos")
+    splits: tuple[Name, ...] = Field(("split1",), min_length=1, description="splits to run; results are averaged")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; one job for each")
+    min_frames: Count = Field(2, description="a video with fewer decoded frames is quarantined")
+    on_error: Literal["quarantine", "fail"] = Field("quarantine", description="what to do with an unusable video")
+    max_quarantined: Fraction = Field(0.05, description="the run fails if a larger part is quarantined")
+    frames: FramesConfig = FramesConfig(size=(340, 256))
+    flow: FlowConfig = FlowConfig(size=(340, 256))
+    experiments: dict[Name, ExperimentConfig] = Field(default_factory=dict, description="the streams, by name")
+    fuse_on: Literal["logits", "prob"] = Field("logits", description="what is added up over streams")
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="after")
+    def _sources(self) -> Self:
+        needed = {"class_folders": "videos", "csv": "csv", "ut_interaction": "videos"}.get(self.dataset)
+        if needed and getattr(self, needed) is None:
+            raise ValueError(
+                f"dataset: {self.dataset} needs the key {needed!r}; set it in the file or by --config {needed}=PATH"
+            )
+        return self
+
+    @property
+    def work_dir(self) -> Path:
+        """The folder of everything that is made."""
+        return self.work or Path("work") / self.name
+
+
+def load(source: Path | dict[str, Any]) -> Config:
+    """Read and check a configuration.
+
+    Args:
+        source: a YAML file, or the mapping that Snakemake has read and overridden.
+
+    Raises:
+        ValueError: one sentence a problem: the key, what is wrong with its value, the nearest known key.
+    """
+    if isinstance(source, Path):
+        try:
+            values = yaml.safe_load(source.read_text())
+        except FileNotFoundError:
+            raise ValueError(f"there is no configuration file {source}; config/demo.yaml is an example") from None
+        except yaml.YAMLError as error:
+            raise ValueError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    else:
+        values = source
+    if not isinstance(values, dict):
+        raise ValueError(f"a configuration is a mapping of keys to values, not {type(values).__name__}")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ValueError("; ".join(_sentence(problem) for problem in error.errors())) from None
+
+
+def canonical(section: BaseModel | dict[str, Any]) -> str:
+    """JSON with sorted keys and no blanks: equal settings give equal text, however they were written."""
+    values = section.model_dump(mode="json") if isinstance(section, BaseModel) else section
+    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+
+def _sentence(problem: Any) -> str:
+    """A pydantic problem as one clear sentence."""
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path) or "the configuration"
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.0)
+        return f"unknown key {key!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {key!r}"
+    if problem["type"] == "missing":
+        return f"the key {key!r} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    """The keys of the section that ``path`` leads to."""
+    section: type[BaseModel] = Config
+    for part in path:
+        if part == "experiments" or part not in section.model_fields:
+            section = ExperimentConfig  # a name chosen by the user stands between experiments and its section
+            continue
+        annotation = section.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _documented(section: BaseModel, indent: int = 0) -> list[str]:
+    """YAML lines of a section, each with the description of its field."""
+    lines = []
+    pad = " " * indent
+    for name, field in type(section).model_fields.items():
+        value, key = getattr(section, name), field.alias or name
+        note = f"  # {field.description}" if field.description else ""
+        if isinstance(value, BaseModel):
+            lines += [f"{pad}{key}:", *_documented(value, indent + 2)]
+        elif isinstance(value, dict) and value:
+            lines.append(f"{pad}{key}:{note}")
+            for item, nested in value.items():
+                lines += [f"{pad}  {item}:", *_documented(nested, indent + 4)]
+        else:
+            plain = json.loads(section.model_dump_json())[key]
+            lines.append(f"{pad}{key}: {json.dumps(plain)}{note}")
+    return lines
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print a configuration in full, or one sentence about what is wrong with it."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.config", description=main.__doc__)
+    parser.add_argument("file", type=Path)
+    arguments = parser.parse_args(argv)
+    try:
+        config = load(arguments.file)
+    except ValueError as error:
+        parser.exit(2, f"{arguments.file}: {error}\n")
+    print("\n".join(_documented(config)))
+
+
+if __name__ == "__main__":
+    main()

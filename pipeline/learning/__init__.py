@@ -1,0 +1,1 @@
+"""What training reads and how it is scored: sampling, transforms, loaders, metrics."""

@@ -1,0 +1,1 @@
+"""Video files in, frames out: ffmpeg is found, files are probed and decoded."""

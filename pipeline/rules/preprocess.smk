@@ -1,0 +1,102 @@
+# From video files to the stores. A job works on one shard; it skips every video whose result is in the store already,
+# and its declared output is a small receipt, because Snakemake deletes declared outputs before a job starts.
+
+
+rule probe:
+    input:
+        f"{PLAN}/media/{{shard}}.json",
+    output:
+        f"{receipts_folder('probe')}/{{shard}}.json",
+    log:
+        f"{WORK}/logs/probe/{{shard}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/probe/{{shard}}-{RECIPES['probe']}.tsv"
+    threads: 1
+    resources:
+        mem_mb=500,
+    params:
+        store=store("probe"),
+        min_frames=CONFIG.min_frames,
+    shell:
+        "{PYTHON} -m stages.probe --shard {input} --store {params.store} --min-frames {params.min_frames}"
+        " --on-error {CONFIG.on_error} --receipt {output} 2> {log}"
+
+
+rule manifest:
+    input:
+        labels=[f"{PLAN}/labels/{shard}.json" for shard in SHARDS],
+        receipts=receipts("probe"),
+    output:
+        MANIFEST,
+    log:
+        f"{WORK}/logs/manifest.log",
+    params:
+        receipts=receipts_folder("probe"),
+        splits=list(CONFIG.splits),
+    shell:
+        "{PYTHON} -m stages.manifest --plan {PLAN} --receipts {params.receipts} --splits {params.splits}"
+        " --max-quarantined {CONFIG.max_quarantined} --out {output} 2> {log}"
+
+
+rule frames:
+    input:
+        f"{receipts_folder('probe')}/{{shard}}.json",
+    output:
+        f"{receipts_folder('frames')}/{{shard}}.json",
+    log:
+        f"{WORK}/logs/frames/{{shard}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/frames/{{shard}}-{RECIPES['frames']}.tsv"
+    threads: 1
+    resources:
+        mem_mb=1000,
+    params:
+        store=store("frames"),
+        settings=canonical(CONFIG.frames),
+    shell:
+        "{PYTHON} -m stages.frames --shard {input} --store {params.store} --params {params.settings:q}"
+        " --on-error {CONFIG.on_error} --receipt {output} 2> {log}"
+
+
+rule flow:
+    input:
+        f"{receipts_folder('probe')}/{{shard}}.json",
+    output:
+        f"{receipts_folder('flow')}/{{shard}}.json",
+    log:
+        f"{WORK}/logs/flow/{{shard}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/flow/{{shard}}-{RECIPES['flow']}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    params:
+        store=store("flow"),
+        settings=canonical(CONFIG.flow),
+    shell:
+        "{PYTHON} -m stages.flow --shard {input} --store {params.store} --params {params.settings:q}"
+        " --on-error {CONFIG.on_error} --receipt {output} 2> {log}"
+
+
+# One rule for each store, because the receipts that it gathers differ.
+for stage in STORES:
+
+    rule:
+        name:
+            f"index_{stage}"
+        input:
+            receipts(stage),
+        output:
+            index_file(stage),
+        log:
+            f"{WORK}/logs/index-{stage}.log",
+        params:
+            stage=stage,
+            shards=f"{PLAN}/shards.json",
+            receipts=receipts_folder(stage),
+            store=store(stage),
+            settings=canonical(getattr(CONFIG, stage)),
+        shell:
+            "{PYTHON} -m stages.index --stage {params.stage} --shards {params.shards} --receipts {params.receipts}"
+            " --store {params.store} --params {params.settings:q} --max-quarantined {CONFIG.max_quarantined}"
+            " --out {output} 2> {log}"

@@ -1,0 +1,71 @@
+# One training job for each experiment, split and seed; then scores for the test videos of each.
+
+
+for name, experiment in CONFIG.experiments.items():
+
+    rule:
+        name:
+            f"train_{name}"
+        input:
+            manifest=MANIFEST,
+            index=index_file(experiment.modality),
+        output:
+            model=f"{run_folder(name)}/model.pt",
+            history=f"{run_folder(name)}/history.csv",
+        log:
+            f"{WORK}/logs/train/{name}-{{split}}-seed{{seed}}.log",
+        benchmark:
+            f"{WORK}/benchmarks/train/{name}-{TRAIN[name]}-{{split}}-seed{{seed}}.tsv"
+        threads: CONFIG.compute.threads
+        resources:
+            mem_mb=4000,
+            gpu=0 if CONFIG.compute.accelerator == "cpu" else CONFIG.compute.devices,
+        params:
+            experiment=canonical(training_part(experiment)),
+            folder=run_folder(name),
+        shell:
+            "{PYTHON} -m stages.train --manifest {input.manifest} --index {input.index}"
+            " --experiment {params.experiment:q} --compute {COMPUTE:q}"
+            " --split {wildcards.split} --seed {wildcards.seed} --out {params.folder} 2> {log}"
+
+    rule:
+        name:
+            f"predict_{name}"
+        input:
+            manifest=MANIFEST,
+            index=index_file(experiment.modality),
+            model=f"{run_folder(name)}/model.pt",
+        output:
+            scores_file(name),
+        log:
+            f"{WORK}/logs/predict/{name}-{{split}}-seed{{seed}}.log",
+        benchmark:
+            f"{WORK}/benchmarks/predict/{name}-{TRAIN[name]}-{{split}}-seed{{seed}}.tsv"
+        threads: CONFIG.compute.threads
+        resources:
+            mem_mb=4000,
+            gpu=0 if CONFIG.compute.accelerator == "cpu" else 1,
+        params:
+            experiment=canonical(experiment),
+        shell:
+            "{PYTHON} -m stages.predict --manifest {input.manifest} --index {input.index} --checkpoint {input.model}"
+            " --experiment {params.experiment:q} --compute {COMPUTE:q}"
+            " --split {wildcards.split} --out {output} 2> {log}"
+
+
+rule baseline:
+    input:
+        manifest=MANIFEST,
+        index=index_file("flow"),
+    output:
+        BASELINE,
+    log:
+        f"{WORK}/logs/baseline/{{split}}.log",
+    benchmark:
+        f"{WORK}/benchmarks/baseline/{{split}}-{RECIPES['flow']}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+    shell:
+        "{PYTHON} -m stages.baseline --manifest {input.manifest} --index {input.index}"
+        " --split {wildcards.split} --out {output} 2> {log}"

@@ -1,0 +1,142 @@
+"""Buckets, plan files and recipes: stable where nothing changed, new where something did."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import ExperimentConfig, FlowConfig, load
+from pipeline.dataset import keys
+from pipeline.dataset.keys import artifact_key, recipe
+from pipeline.dataset.manifest import Manifest, Video
+from pipeline.dataset.plan import predict_recipe, read_shards, shard_of, stage_recipes, train_recipe, write_plan
+
+
+def videos(count: int) -> list[Video]:
+    return [
+        Video(
+            id=f"v{i:04d}", path=f"v{i}.avi", digest=f"{i:032x}", bytes=i, labels=("run",), splits={"split1": "train"}
+        )
+        for i in range(count)
+    ]
+
+
+def state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {str(f.relative_to(folder)): (f.stat().st_mtime_ns, f.read_bytes()) for f in folder.rglob("*.json")}
+
+
+def changed(before: dict[str, tuple[int, bytes]], after: dict[str, tuple[int, bytes]]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def test_buckets_are_the_same_in_every_process_and_even() -> None:
+    code = "from pipeline.dataset.plan import shard_of; print(shard_of('v_Archery_g01_c01', 64))"
+    printed = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert printed == {shard_of("v_Archery_g01_c01", 64) + "\n"} == {"00039\n"}
+    sizes = Counter(shard_of(f"video{i}", 16) for i in range(16_000))
+    assert len(sizes) == 16
+    assert max(sizes.values()) < 1.15 * 1000
+
+
+def test_unchanged_plan_keeps_its_modification_times(tmp_path: Path) -> None:
+    names = write_plan(Manifest(tuple(videos(50))), shards=8, folder=tmp_path)
+    before = state(tmp_path)
+    assert write_plan(Manifest(tuple(videos(50))), shards=8, folder=tmp_path) == names == read_shards(tmp_path)
+    assert state(tmp_path) == before
+    assert {name for shard in names for name in (f"media/{shard}.json", f"labels/{shard}.json")} == set(before) - {
+        "shards.json"
+    }
+
+
+def test_each_change_touches_only_its_file(tmp_path: Path) -> None:
+    start = videos(50)
+    write_plan(Manifest(tuple(start)), shards=8, folder=tmp_path)
+    before = state(tmp_path)
+    shard = shard_of("v0007", 8)
+
+    bytes_changed = [replace(v, digest="f" * 32) if v.id == "v0007" else v for v in start]
+    write_plan(Manifest(tuple(bytes_changed)), shards=8, folder=tmp_path)
+    assert changed(before, state(tmp_path)) == {f"media/{shard}.json"}
+
+    write_plan(Manifest(tuple(start)), shards=8, folder=tmp_path)
+    before = state(tmp_path)
+    relabelled = [replace(v, labels=("sit",)) if v.id == "v0007" else v for v in start]
+    write_plan(Manifest(tuple(relabelled)), shards=8, folder=tmp_path)
+    assert changed(before, state(tmp_path)) == {f"labels/{shard}.json"}
+
+    write_plan(Manifest(tuple(start)), shards=8, folder=tmp_path)
+    before = state(tmp_path)
+    write_plan(Manifest(tuple(v for v in start if v.id != "v0007")), shards=8, folder=tmp_path)
+    assert changed(before, state(tmp_path)) == {f"media/{shard}.json", f"labels/{shard}.json"}
+
+
+def test_a_bucket_that_ran_empty_goes(tmp_path: Path) -> None:
+    one, two = videos(2)
+    many = 10_000
+    assert len(write_plan(Manifest((one, two)), shards=many, folder=tmp_path)) == 2
+    assert write_plan(Manifest((one,)), shards=many, folder=tmp_path) == (shard_of(one.id, many),)
+    assert [file.stem for file in (tmp_path / "media").iterdir()] == [shard_of(one.id, many)]
+
+
+def test_media_files_name_no_label(tmp_path: Path) -> None:
+    (shard,) = write_plan(Manifest(tuple(videos(1))), shards=1, folder=tmp_path)
+    (row,) = json.loads((tmp_path / "media" / f"{shard}.json").read_text())
+    assert row == {"id": "v0000", "path": "v0.avi", "digest": "0" * 32, "bytes": 0}
+
+
+def test_keys_follow_parameters_version_and_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = FlowConfig(size=(340, 256))
+    key = artifact_key("flow", flow, "abc")
+    assert key == artifact_key("flow", FlowConfig.model_validate({"bound": 20, "size": [340, 256]}), "abc")
+    others = {
+        artifact_key("flow", flow.model_copy(update={"bound": 15.0}), "abc"),
+        artifact_key("flow", flow, "abd"),
+        artifact_key("frames", flow, "abc"),
+    }
+    monkeypatch.setitem(keys.VERSIONS, "flow", keys.VERSIONS["flow"] + 1)
+    others.add(artifact_key("flow", flow, "abc"))
+    assert len(others | {key}) == 5
+
+
+def test_golden_recipes() -> None:
+    """These addresses are in people's stores: a changed value here means that everything is computed again."""
+    assert recipe("flow", FlowConfig(size=(340, 256))) == "00f6ee698036"
+    assert artifact_key("flow", FlowConfig(size=(340, 256)), "0" * 32) == "5b022dec9d8df1397f13d3d4658c066a"
+
+
+def experiment(**changes: Any) -> ExperimentConfig:
+    return ExperimentConfig.model_validate({"modality": "flow", **changes})
+
+
+def test_training_recipe_ignores_what_only_testing_or_fusion_reads(tmp_path: Path) -> None:
+    stages = stage_recipes(load({"name": "x", "dataset": "demo"}))
+
+    def of(**changes: Any) -> str:
+        return train_recipe(experiment(**changes), precision="32-true", stages=stages)
+
+    same = of()
+    assert of(weight=3.0) == of(sampling={"test_segments": 80}) == of(sampling={"test_crops": 10}) == same
+    assert of(optim={"lr": 0.5}) != same
+    assert train_recipe(experiment(), precision="bf16-mixed", stages=stages) != same
+    assert train_recipe(experiment(), precision="32-true", stages={**stages, "flow": "other"}) != same
+    assert train_recipe(experiment(), precision="32-true", stages={**stages, "frames": "other"}) == same
+    assert predict_recipe(experiment(sampling={"test_segments": 80}), train=same) != predict_recipe(
+        experiment(), train=same
+    )
+
+    one, two = tmp_path / "one.pth", tmp_path / "two.pth"
+    one.write_bytes(b"weights")
+    two.write_bytes(b"weights")
+    assert of(model={"pretrained": str(one)}) == of(model={"pretrained": str(two)}) != same
+    with pytest.raises(ValueError, match=r"there is no checkpoint file .*absent\.pth"):
+        of(model={"pretrained": str(tmp_path / "absent.pth")})
