@@ -1,0 +1,215 @@
+"""Published checkpoints: read them, find their names in a model of ours, copy, and report every tensor's fate.
+
+Layouts understood: a bare state_dict, or one under "state_dict" (with "arch", "epoch", "optimizer", ... beside it);
+names prefixed by DataParallel ("module."), by the TSN port ("base_model.") or by a family of ours ("backbone."); a
+classifier called fc, last_linear, new_fc or fc_custom; a first convolution called conv1_custom; BatchNorm tensors of
+shape (1, C) (converted from Caffe); files without num_batches_tracked. An image network's first convolution becomes
+one for flow by cross-modality initialisation (Wang et al., "Temporal Segment Networks", ECCV 2016, section 3.3).
+
+Files are opened with `weights_only=True`: a checkpoint is data and cannot run code.
+"""
+
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.tsn import CONVOLUTIONS
+
+PREFIXES = ("module.", "_forward_module.", "_orig_mod.", "base_model.", "backbone.")
+CLASSIFIERS = ("fc", "last_linear", "new_fc", "fc_custom")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What became of every tensor of the model and of the file."""
+
+    path: str
+    loaded: tuple[str, ...]
+    """Names in the model that now hold the file's values."""
+    missing: tuple[str, ...]
+    """Names in the model, outside its backbone, that the file lacks: they keep their initialisation."""
+    unexpected: tuple[str, ...]
+    """Names in the file that the model has no place for."""
+    reshaped: tuple[str, ...]
+    """Loaded names whose values were adapted: squeezed from (1, C), or averaged over colours (cross-modality)."""
+    dropped: tuple[str, ...]
+    """Names in the file left aside because their part of the model, such as the classifier, has another shape."""
+
+    def __str__(self) -> str:
+        fates = [("missing", self.missing), ("unexpected", self.unexpected)]
+        fates += [("reshaped", self.reshaped), ("dropped", self.dropped)]
+        lines = [f"{self.path}: {len(self.loaded)} tensors loaded"]
+        lines += [f"{len(names)} {fate} ({_some(names)})" for fate, names in fates if names]
+        return "; ".join(lines)
+
+
+def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
+    """Copy the published weights at `path` into `model`: a bare backbone, or a family that holds one as `backbone`.
+
+    Raises ValueError, leaving the model as it was, when the file is not a checkpoint or is one of another model: a
+    backbone tensor missing, of another shape, or left over.
+    """
+    target = {_strip(name): tensor for name, tensor in model.state_dict().items()}
+    source = _source(path, known=target)
+    backbone = _backbone_names(model)
+    first_conv = _first_conv_name(model)
+
+    fitted: dict[str, Tensor] = {}
+    reshaped, dropped, wrong_shape = [], [], []
+    for name in target.keys() & source.keys():
+        value, want = source[name], target[name]
+        fit = _fit(value, want.shape, is_first_conv=name == first_conv)
+        if fit is not None:
+            fitted[name] = fit
+            if fit.shape != value.shape:
+                reshaped.append(name)
+        elif name in backbone:
+            wrong_shape.append(f"{name} {tuple(value.shape)} for {tuple(want.shape)}")
+        else:
+            dropped.append(name)
+    missing = [name for name in target if name not in source and not name.endswith("num_batches_tracked")]
+    extra = [name for name in source if name not in target]
+    dropped += [name for name in extra if name.startswith("fc.")]
+    unexpected = [name for name in extra if not name.startswith("fc.")]
+
+    parts = {name.split(".")[0] for name in backbone}
+    faults = {
+        "missing": [name for name in missing if name in backbone],
+        "of another shape": sorted(wrong_shape),
+        "left over": [name for name in unexpected if name.split(".")[0] in parts],
+    }
+    _refuse_another_model(path, source, target, faults)
+    with torch.no_grad():
+        for name, value in fitted.items():
+            target[name].copy_(value)
+    return LoadReport(
+        path=str(path),
+        loaded=tuple(name for name in target if name in fitted),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        reshaped=tuple(sorted(reshaped)),
+        dropped=tuple(sorted(dropped)),
+    )
+
+
+def cross_modality_conv1(weight: Tensor, channels: int) -> Tensor:
+    """(out, 3, k, k) colour filters -> (out, `channels`, k, k): their mean over the colours, repeated."""
+    return weight.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)
+
+
+def read_torch_file(path: str | Path) -> Any:
+    """The plain data (tensors, numbers, strings, containers) in a file of torch.save, on the CPU; else ValueError."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint of plain tensors ({reason}); "
+            "if it is trusted, load it once with torch.load(weights_only=False) and save its state_dict alone"
+        ) from error
+
+
+def _state_dict(path: str | Path) -> dict[str, Tensor]:
+    content = read_torch_file(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path} holds neither a state_dict nor a dict with one under 'state_dict'")
+    return dict(content)
+
+
+def _source(path: str | Path, *, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The file's tensors under the names of our models."""
+    source: dict[str, Tensor] = {}
+    for name, tensor in _state_dict(path).items():
+        renamed = _rename(name, known=known)
+        if renamed in source:
+            raise ValueError(f"{path} has two tensors for {renamed} (one is {name}); remove one of them")
+        source[renamed] = tensor
+    return source
+
+
+def _strip(name: str) -> str:
+    """The name without the wrappers around the network."""
+    while name.startswith(PREFIXES):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def _rename(name: str, *, known: Mapping[str, Tensor]) -> str:
+    """A published name in the terms of our models; names the model knows already stay."""
+    name = _strip(name)
+    if name in known:
+        return name
+    part, _, rest = name.partition(".")
+    if part in CLASSIFIERS:
+        return f"fc.{rest}"
+    return f"conv1.{rest}" if part == "conv1_custom" else name
+
+
+def _backbone_names(model: nn.Module) -> set[str]:
+    """Stripped names that a checkpoint must supply: those under `backbone`, or all but the classifier."""
+    names = list(model.state_dict())
+    inside = [name for name in names if name.startswith("backbone.")]
+    required = inside or [name for name in names if not name.startswith("fc.")]
+    return {_strip(name) for name in required}
+
+
+def _first_conv_name(model: nn.Module) -> str | None:
+    convs = (name for name, module in model.named_modules() if isinstance(module, CONVOLUTIONS))
+    first = next(convs, None)
+    return None if first is None else _strip(f"{first}.weight")
+
+
+def _fit(value: Tensor, shape: torch.Size, *, is_first_conv: bool) -> Tensor | None:
+    """`value` in `shape`, by one of the two known adaptations; None when it is another tensor altogether."""
+    if value.shape == shape:
+        return value
+    if len(shape) == 1 and value.shape == (1, *shape):
+        return value.squeeze(0)
+    colours = is_first_conv and value.ndim == len(shape) and value.shape[1] == 3
+    if colours and (value.shape[0], *value.shape[2:]) == (shape[0], *shape[2:]):
+        return cross_modality_conv1(value, shape[1])
+    return None
+
+
+def _refuse_another_model(
+    path: str | Path, source: Mapping[str, Tensor], target: Mapping[str, Tensor], faults: Mapping[str, list[str]]
+) -> None:
+    found = [f"{len(names)} {fault} ({_some(names)})" for fault, names in faults.items() if names]
+    if found:
+        raise ValueError(
+            f"{path} is a checkpoint of another model: it looks like {_architecture(source)} (first keys "
+            f"{_some(source)}), the model is {_architecture(target)} (first keys {_some(target)}); "
+            f"backbone tensors {', '.join(found)}"
+        )
+
+
+def _architecture(names: Mapping[str, Tensor]) -> str:
+    """The architecture that a state_dict's names give away, for error messages."""
+    if "inception_3a_1x1.weight" in names:
+        return "BN-Inception"
+    if "stage1.0.weight" in names:
+        return "TinyCNN"
+    if "layer1.0.conv1.weight" not in names:
+        return "an unknown architecture"
+    kind = "bottleneck" if "layer1.0.conv3.weight" in names else "basic"
+    blocks = len({name.split(".")[1] for name in names if name.startswith("layer3.")})
+    depths = {
+        ("basic", 2): 18,
+        ("basic", 6): 34,
+        ("bottleneck", 6): 50,
+        ("bottleneck", 23): 101,
+        ("bottleneck", 36): 152,
+    }
+    return f"ResNet-{depths[kind, blocks]}" if (kind, blocks) in depths else "an unknown residual network"
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch import nn
+
+from models.atw import ATW
+from models.backbones.bn_inception import BNInception
+from models.tsn import freeze_batch_norms, parameter_groups
+
+
+def flow_stream(*, partial_bn: bool) -> ATW:
+    backbone = BNInception(in_channels=10)
+    return ATW(backbone, num_classes=7, modality="flow", in_channels=10, segments=3, dropout=0.0, partial_bn=partial_bn)
+
+
+@pytest.fixture(scope="module")
+def frozen() -> ATW:
+    return flow_stream(partial_bn=True)
+
+
+@pytest.mark.parametrize("modality", ["rgb", "flow", "warped_flow"])
+def test_groups_of_bn_inception(frozen, modality) -> None:
+    groups = {group["name"]: group for group in parameter_groups(frozen, modality=modality)}
+    boost = 1 if modality == "rgb" else 5
+    assert {name: (group["lr_mult"], group["decay_mult"]) for name, group in groups.items()} == {
+        "first_conv_weight": (boost, 1),
+        "first_conv_bias": (2 * boost, 0),
+        "weight": (1, 1),
+        "bias": (2, 0),
+        "batch_norm": (1, 0),
+    }
+    # 69 convolutions less the first, the classifier and the attention; one BN of two tensors is left free
+    sizes = {name: len(group["params"]) for name, group in groups.items()}
+    assert sizes == {"first_conv_weight": 1, "first_conv_bias": 1, "weight": 70, "bias": 70, "batch_norm": 2}
+    assert groups["first_conv_weight"]["params"][0] is frozen.backbone.conv1_7x7_s2.weight
+    assert groups["batch_norm"]["params"][0] is frozen.backbone.conv1_7x7_s2_bn.weight
+
+
+@pytest.mark.parametrize("partial_bn", [True, False])
+def test_every_trainable_parameter_is_in_exactly_one_group(partial_bn) -> None:
+    model = flow_stream(partial_bn=partial_bn)
+    grouped = [id(p) for group in parameter_groups(model, modality="flow") for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert len(list(model.parameters())) - len(grouped) == (2 * 68 if partial_bn else 0)
+
+
+def test_groups_without_parameters_are_left_out() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Linear(1, 1, bias=False))
+    assert [group["name"] for group in parameter_groups(model, modality="flow")] == ["first_conv_weight", "weight"]
+
+
+def test_partial_bn_moves_only_the_first_statistics_and_survives_train(frozen) -> None:
+    frozen.eval()
+    frozen.train()
+    before = {name: tensor.clone() for name, tensor in frozen.state_dict().items()}
+    frozen(torch.randint(0, 256, (2, 2, 10, 32, 32), dtype=torch.uint8))
+    moved = {name for name, tensor in frozen.state_dict().items() if not torch.equal(tensor, before[name])}
+    first = "backbone.conv1_7x7_s2_bn"
+    assert moved == {f"{first}.running_mean", f"{first}.running_var", f"{first}.num_batches_tracked"}
+    norms = [module for module in frozen.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [norm.training for norm in norms] == [True] + [False] * 68
+    assert [norm.weight.requires_grad for norm in norms] == [True] + [False] * 68
+    assert frozen.fc.training
+
+
+def test_without_partial_bn_all_norms_train() -> None:
+    model = flow_stream(partial_bn=False).eval().train()
+    assert all(module.training for module in model.modules())
+
+
+def test_freezing_spares_a_lone_norm() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    freeze_batch_norms(model)
+    assert model[1].training
+    assert model[1].weight.requires_grad
