@@ -1,0 +1,245 @@
+"""Videos as snippets for torch: what is drawn depends on seed, epoch and video id only, never on workers or order.
+
+Pixels leave as raw uint8, RGB or quantised flow; the model's own front normalises them on the device.
+
+Shapes: B videos, N snippets, n frames a snippet, C channels of a frame (3, or flow x y), H W stored size, S input size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from pipeline.dataset.manifest import Manifest
+from pipeline.learning import sampling, transforms
+from pipeline.stores.flow import FlowStore
+from pipeline.stores.frames import FrameShards
+
+
+class Index(TypedDict):
+    """Where the readers find each video of one store (written by the index stage)."""
+
+    stage: Literal["frames", "flow"]
+    store: str
+    parameters: dict[str, Any]
+    videos: dict[str, dict[str, Any]]
+    quarantined: dict[str, dict[str, str]]
+
+
+class Clip(NamedTuple):
+    """A video of one part of a split."""
+
+    id: str
+    label: int
+    """Class number."""
+    frames: int
+    """Number of frames, or of flow fields."""
+
+
+class Reader(Protocol):
+    """Stored frames or fields of a video."""
+
+    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(N, n) frame numbers -> (N, n, C, H, W)."""
+
+
+def read_index(path: Path, *, stage: str) -> Index:
+    """Read an index and check that it is one of ``stage``.
+
+    Raises:
+        ValueError: the file is missing, is not an index or is one of another stage.
+    """
+    try:
+        index: Index = json.loads(path.read_text())
+        found = index["stage"]
+    except FileNotFoundError:
+        raise ValueError(f"there is no index {path}; run the index stage first") from None
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path} is not an index; delete it and run again") from None
+    if found != stage:
+        raise ValueError(f"{path} is an index of {found}, but {stage} is needed")
+    return index
+
+
+def select(manifest: Manifest, index: Index, *, split: str, part: str) -> tuple[list[Clip], list[str]]:
+    """The clips of one part of a split that the store holds, and the ids of those that it does not.
+
+    Raises:
+        ValueError: no such split, a video with several labels, or no clip is left.
+    """
+    number = {name: i for i, name in enumerate(manifest.classes)}
+    clips, left_out = [], []
+    for video in manifest.part(split, part):
+        if len(video.labels) != 1:
+            raise ValueError(f"the video {video.id!r} has {len(video.labels)} labels; recognition needs one")
+        facts = index["videos"].get(video.id)
+        if facts is None:
+            left_out.append(video.id)
+        else:
+            clips.append(Clip(video.id, number[video.labels[0]], facts["frames"]))
+    if not clips:
+        raise ValueError(f"the {part} part of {split} has no video with {index['stage']}; mark some videos as {part}")
+    return clips, left_out
+
+
+def open_reader(index: Index) -> Reader:
+    """The reader of the store that ``index`` describes."""
+    match index["stage"]:
+        case "frames":
+            return FrameReader(FrameShards(Path(index["store"])), index["videos"])
+        case "flow":
+            store = FlowStore(Path(index["store"]), parameters=index["parameters"])
+            return FlowReader(store, index["videos"])
+
+
+@dataclass(frozen=True)
+class FrameReader:
+    """RGB frames from webdataset shards; only the frames asked for are decoded."""
+
+    shards: FrameShards
+    videos: dict[str, dict[str, Any]]
+
+    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(N, n) frame numbers -> (N, n, 3, H, W), a view of interleaved pixels."""
+        wanted, places = np.unique(indices, return_inverse=True)
+        frames = np.stack(self.shards.read_frames(self.videos[video_id], wanted.tolist()))
+        return np.moveaxis(frames[places.reshape(indices.shape)], -1, 2)
+
+
+@dataclass(frozen=True)
+class FlowReader:
+    """Quantised flow from the zarr store; only the fields asked for are decoded."""
+
+    store: FlowStore
+    videos: dict[str, dict[str, Any]]
+
+    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(N, n) field numbers -> (N, n, 2, H, W)."""
+        key = self.videos[video_id]["key"]
+        wanted, places = np.unique(indices, return_inverse=True)
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)  # of consecutive fields
+        fields = np.concatenate([self.store.read(key, int(run[0]), int(run[-1]) + 1) for run in runs])
+        return fields[places.reshape(indices.shape)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSnippets(Dataset[tuple[Tensor, int, int, Tensor]]):
+    """Random snippets of training videos. An item is asked for by (epoch, video number)."""
+
+    clips: Sequence[Clip]
+    reader: Reader
+    snippet: int
+    """Frames a snippet (n)."""
+    segments: int
+    """Snippets a video (N)."""
+    size: int
+    """Side of the network's input (S), pixels."""
+    scales: tuple[float, ...]
+    """Sides of crops as parts of the short side."""
+    flip: bool
+    flow: bool
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int, Tensor]:
+        """Snippets (N, n*C, S, S) uint8, class number, video number, positions (N,)."""
+        epoch, number = key
+        clip = self.clips[number]
+        rng = np.random.default_rng(derived_seed(self.seed, epoch, clip.id))
+        positions = sampling.train_positions(clip.frames, snippet=self.snippet, segments=self.segments, rng=rng)
+        images = self.reader.read(clip.id, sampling.snippet_indices(positions, self.snippet, clip.frames))
+        view = transforms.augment(
+            images, size=self.size, scales=self.scales, flip=self.flip, flow=self.flow, rng=rng
+        )  # N n C S S
+        return torch.from_numpy(view).flatten(1, 2), clip.label, number, torch.from_numpy(positions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSnippets(Dataset[tuple[Tensor, int, int, Tensor]]):
+    """Evenly spaced snippets of test videos under fixed crops, in chunks of a video so that memory is bounded."""
+
+    clips: Sequence[Clip]
+    reader: Reader
+    snippet: int
+    """Frames a snippet (n)."""
+    segments: int
+    """Snippets a video (T)."""
+    size: int
+    """Side of the network's input (S), pixels."""
+    crops: Literal[1, 5, 10]
+    flow: bool
+    chunk: int
+    """Most snippets an item (t)."""
+
+    @property
+    def chunks(self) -> int:
+        """Number of items a video."""
+        return -(-self.segments // self.chunk)
+
+    def __len__(self) -> int:
+        return len(self.clips) * self.chunks
+
+    def __getitem__(self, item: int) -> tuple[Tensor, int, int, Tensor]:
+        """Views (crops, t, n*C, S, S) uint8, class number, video number, positions (t,)."""
+        number, part = divmod(item, self.chunks)
+        clip = self.clips[number]
+        positions = sampling.test_positions(clip.frames, snippet=self.snippet, segments=self.segments)
+        positions = positions[part * self.chunk : (part + 1) * self.chunk]
+        images = self.reader.read(clip.id, sampling.snippet_indices(positions, self.snippet, clip.frames))
+        views = transforms.fixed_views(images, size=self.size, crops=self.crops, flow=self.flow)  # crops t n C S S
+        return torch.from_numpy(views).flatten(2, 3), clip.label, number, torch.from_numpy(positions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, video number) for one process of ``world``: every epoch in an order of its own.
+
+    The processes share each batch of ``batch_size``, so the videos of a step do not depend on how many there are. An
+    order that they cannot share evenly is filled up from its start, by less than one video a process.
+    """
+
+    videos: int
+    batch_size: int
+    """Videos a step, over all processes; a multiple of ``world``."""
+    epochs: range
+    seed: int
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.world:
+            raise ValueError(f"batch_size {self.batch_size} cannot be shared by {self.world} devices; use a multiple")
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return -(-self.videos // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.steps * len(self.epochs)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for epoch in self.epochs:
+            order = np.random.default_rng(derived_seed(self.seed, epoch)).permutation(self.videos)
+            order = np.resize(order, -(-self.videos // self.world) * self.world)
+            for start in range(0, len(order), self.batch_size):
+                mine = order[start : start + self.batch_size][self.rank :: self.world]
+                yield [(epoch, int(number)) for number in mine]
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed of 64 bits for the draws that ``parts`` name; the same in every process."""
+    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
