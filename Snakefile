@@ -43,4 +43,5 @@ onstart:
 
 
 onsuccess:
-    print(f"The report lies at {REPORT}")
+    if Path(REPORT).exists():
+        print(f"The report lies at {REPORT}")

@@ -50,12 +50,12 @@ def scan(config: Config, *, cache: Path) -> Manifest:
         ValueError: a missing folder or column, or a list that cannot be trained on (see ``check``).
     """
     found = [video for video in _build(config) if video.label not in config.exclude_labels]
-    digests = digest_files([video.path for video in found], cache=cache)
-    videos = (
-        Video(id=f.id, path=str(f.path), digest=digest, bytes=size, labels=(f.label,), splits=f.splits)
-        for f, (digest, size) in zip(found, digests, strict=True)
+    listed = (Video(id=f.id, path=str(f.path), digest="", bytes=0, labels=(f.label,), splits=f.splits) for f in found)
+    videos = check(listed, splits=config.splits).videos  # before anything is read or written
+    digests = digest_files([Path(video.path) for video in videos], cache=cache)
+    return Manifest(
+        tuple(replace(video, digest=digest, bytes=size) for video, (digest, size) in zip(videos, digests, strict=True))
     )
-    return check(videos, splits=config.splits)
 
 
 def _build(config: Config) -> Iterator[Found]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,3 +31,17 @@ def shared_data() -> Path:
 def rng() -> np.random.Generator:
     """A generator that starts alike in every test."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def make_clip() -> Callable[..., Path]:
+    """Encode a synthetic video with ffmpeg: ``make_clip(path, "testsrc2=size=64x48:rate=25", "-frames:v", "9")``."""
+    from pipeline.media import ffmpeg
+
+    def make(path: Path, source: str = "testsrc2=size=64x48:rate=25", *options: str) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        command = [ffmpeg.binary(), "-nostdin", "-y", "-v", "error", "-f", "lavfi", "-i", source, *options]
+        subprocess.run([*command, f"file:{path}"], check=True)
+        return path
+
+    return make

@@ -28,15 +28,15 @@ def digest_files(paths: Sequence[Path], *, cache: Path) -> list[tuple[str, int]]
     Raises:
         ValueError: a file cannot be read.
     """
+    # os.path over pathlib: a dataset has up to a million files
+    stats = [_stat(path) for path in paths]
+    absolute = [os.path.abspath(path) for path in paths]
+    signatures = [f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}" for stat in stats]
     cache.parent.mkdir(parents=True, exist_ok=True)
     database = sqlite3.connect(cache, timeout=60)
     try:
         database.execute("create table if not exists digests (path text primary key, signature text, digest text)")
         known = {path: (signature, digest) for path, signature, digest in database.execute("select * from digests")}
-        # os.path over pathlib here and below: a dataset has up to a million files
-        stats = [_stat(path) for path in paths]
-        absolute = [os.path.abspath(path) for path in paths]
-        signatures = [f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ino}" for stat in stats]
         stale = [i for i, path in enumerate(absolute) if known.get(path, ("",))[0] != signatures[i]]
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib releases the GIL
             found = track(pool.map(lambda i: _readable_digest(paths[i]), stale), total=len(stale), label="digest")

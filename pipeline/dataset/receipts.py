@@ -103,6 +103,6 @@ def work_through(
             outcomes[name] = attempt(name)
         except UnusableVideo as error:
             if on_error == "fail":
-                raise
+                raise UnusableVideo(f"video {name!r}: {error}") from None
             outcomes[name] = Outcome(status="quarantined", reason=str(error), stage=stage)
     return Receipt(stage=stage, shard=shard, seconds=round(time.monotonic() - start, 3), videos=outcomes)

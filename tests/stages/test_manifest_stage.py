@@ -100,7 +100,7 @@ def test_csv_in_another_order_is_the_same_dataset(tmp_path: Path) -> None:
         ("path,label\na.avi,\n", "line 2 of"),
         ("path,label,id\na.avi,run,x\nb.avi,run,x\n", "two videos have the id 'x'"),
         ("path,label,id\na.avi,run,x/y\n", "has a path"),
-        ("path,label\nnone.avi,run\n", "cannot read the video"),
+        ("path,label,split1\nnone.avi,run,train\na.avi,run,test\n", "cannot read the video"),
         ("path,label,split1\na.avi,run,train\nb.avi,sit,test\n", "the class 'sit' has no usable training video"),
     ],
 )

@@ -1,0 +1,185 @@
+"""What runs again, and for how many videos, after each kind of change. Nothing more and nothing less."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.workflow.project import STAGES, Project, Run, render
+
+# Beside the shards' own jobs these gather, whenever a shard changed.
+GATHER = {"manifest": 1, "index_frames": 1, "index_flow": 1}
+TRAIN_BOTH = {
+    "train_rgb": 1,
+    "train_flow": 1,
+    "predict_rgb": 1,
+    "predict_flow": 1,
+    "baseline": 1,
+    "evaluate": 1,
+    "report": 1,
+}
+
+
+def edit_config(project: Project, **changes: object) -> None:
+    path = project.folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            config[section][name] = value
+        else:
+            config[section] = value
+    path.write_text(yaml.safe_dump(config))
+
+
+def edit_code(project: Project, file: str, old: str, new: str) -> None:
+    path = project.folder / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_first_run_computes_everything_once(trained: tuple[Project, Run]) -> None:
+    project, first = trained
+    shards = len(json.loads((project.work / "plan/shards.json").read_text()))
+    assert 2 <= shards <= 4
+    assert first.jobs == Counter({**dict.fromkeys(STAGES, shards), **GATHER, **TRAIN_BOTH})
+    assert first.computed == Counter(dict.fromkeys(STAGES, 8))
+    assert "The report lies at work/report.html" in first.output
+    assert (project.work / "report.html").stat().st_size > 10_000
+
+
+def test_again_nothing_runs(project: Project) -> None:
+    assert project.run(target="train_all").jobs == Counter()
+
+
+def test_touching_every_file_runs_nothing(project: Project) -> None:
+    for path in project.folder.rglob("*"):
+        if path.is_file() and ".snakemake" not in path.parts:
+            os.utime(path)
+    assert project.run(target="train_all").jobs == Counter()
+
+
+def test_reordering_the_list_runs_nothing(project: Project) -> None:
+    head, *rows = project.rows()
+    project.write_rows([head, *rows[::-1]])
+    assert project.run(target="train_all").jobs == Counter()
+
+
+def test_adding_a_video_computes_that_video(project: Project) -> None:
+    render(project.folder / "videos/bars9.avi", "bars", start=1.3)
+    project.write_rows([*project.rows(), "videos/bars9.avi,bars,train\n"])
+    run = project.run(target="train_all")
+    assert run.computed == Counter(dict.fromkeys(STAGES, 1))
+    assert run.jobs == Counter({**dict.fromkeys(STAGES, 1), **GATHER, **TRAIN_BOTH})
+
+
+def test_changing_a_video_computes_that_video(project: Project) -> None:
+    before = project.stores()
+    render(project.folder / "videos/bars1.avi", "bars", start=1.7)
+    run = project.run()
+    assert run.computed == Counter(dict.fromkeys(STAGES, 1))
+    assert run.jobs == Counter({**dict.fromkeys(STAGES, 1), **GATHER})
+    after = project.stores()
+    kept = [name for name in before if name.startswith("flow/")]
+    assert all(after[name] == before[name] for name in kept)
+    assert len([name for name in after if name.startswith("flow/")]) > len(kept)
+
+
+def test_removing_a_video_computes_nothing(project: Project) -> None:
+    project.write_rows([row for row in project.rows() if "bars1" not in row])
+    run = project.run()
+    assert run.computed == Counter()
+    assert run.jobs == Counter({**dict.fromkeys(STAGES, 1), **GATHER})
+    tars = {name: data for name, data in project.stores().items() if name.endswith(".tar")}
+    assert not any(b"bars1." in data for data in tars.values())
+    assert any(b"bars2." in data for data in tars.values())
+
+
+@pytest.mark.parametrize(("old", "new"), [("bars0.avi,bars", "bars0.avi,fractal"), ("bars,test", "bars,train")])
+def test_relabelling_computes_no_frame_and_no_flow(project: Project, old: str, new: str) -> None:
+    text = "".join(project.rows())
+    project.write_rows([text.replace(old, new)])
+    run = project.run(target="train_all")
+    assert run.computed == run.reused == Counter()
+    assert run.jobs == Counter({"manifest": 1, **TRAIN_BOTH})
+
+
+def test_a_flow_parameter_there_and_back(project: Project) -> None:
+    edit_config(project, flow__bound=15)
+    there = project.run()
+    assert there.computed == Counter({"flow": 8})
+    assert set(there.jobs) == {"flow", "index_flow"}
+    edit_config(project, flow__bound=20.0)
+    back = project.run()
+    assert back.jobs == back.computed == Counter()
+
+
+def test_a_flow_parameter_does_not_retrain_the_rgb_stream(project: Project) -> None:
+    edit_config(project, flow__bound=15)
+    jobs = project.run(target="train_all").jobs
+    assert jobs["train_flow"] == jobs["baseline"] == jobs["report"] == 1
+    assert jobs["train_rgb"] == jobs["predict_rgb"] == jobs["frames"] == 0
+
+
+def test_testing_parameters_do_not_retrain(project: Project) -> None:
+    config = yaml.safe_load((project.folder / "config.yaml").read_text())
+    config["experiments"]["rgb"]["sampling"]["test_segments"] = 4
+    config["experiments"]["rgb"]["weight"] = 2.0
+    (project.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert project.run(target="train_all").jobs == Counter({"predict_rgb": 1, "evaluate": 1, "report": 1})
+
+
+def test_where_it_runs_is_no_parameter(project: Project) -> None:
+    edit_config(project, compute={"threads": 2}, on_error="fail", max_quarantined=0.4)
+    assert set(project.run(target="train_all").jobs) <= {"report"}  # which shows the configuration
+
+
+def test_equal_settings_written_otherwise_run_nothing(project: Project) -> None:
+    edit_config(project, flow={"warps": 2.0, "size": [40, 32], "lambda": 0.150})
+    assert project.run(target="train_all").jobs == Counter()
+
+
+def test_bumping_a_version_recomputes_that_stage(project: Project) -> None:
+    edit_code(project, "pipeline/dataset/keys.py", '"flow": 1', '"flow": 2')
+    run = project.run()
+    assert run.computed == Counter({"flow": 8})
+    assert set(run.jobs) == {"flow", "index_flow"}
+
+
+@pytest.mark.parametrize(
+    ("file", "old"),
+    [
+        ("stages/flow.py", "import argparse"),
+        ("pipeline/rules/preprocess.smk", "rule flow:"),
+        ("models/atw.py", "import torch"),
+    ],
+)
+def test_a_comment_in_code_recomputes_nothing(project: Project, file: str, old: str) -> None:
+    edit_code(project, file, old, f"# a new comment\n{old}")
+    assert project.run(target="train_all").jobs == Counter()
+
+
+def test_two_runs_at_once(project: Project) -> None:
+    """The second says who is at work and does nothing."""
+    import fcntl
+
+    with (project.work / ".lock").open("a+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        edit_config(project, flow__bound=15)
+        run = project.run(check=False)
+    assert run.returncode != 0
+    assert "another run holds" in run.output
+    assert run.computed == Counter()
+
+
+def test_flow_of_another_shard_count_is_reused(project: Project, tmp_path: Path) -> None:
+    edit_config(project, shards=2)
+    run = project.run()
+    assert run.computed["flow"] == 0
+    assert run.reused["flow"] == 8
