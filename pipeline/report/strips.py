@@ -1,0 +1,131 @@
+"""Film strips for a page: frames with the flow at the same moments, and what temporal attention looked at.
+
+Shapes: ``H W 3`` RGB uint8, ``2 H W`` flow in pixels, ``T`` scored snippets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.optical_flow.quantise import dequantise
+from pipeline.report.charts import attention_bars
+from pipeline.report.pictures import evenly, flow_scale_px, flow_uri, jpeg_uri
+from pipeline.stores.flow import FlowStore
+from pipeline.stores.frames import FrameShards
+
+MOMENTS = 6
+MOMENT_PX = 160
+"""Width of a picture in a sample's strip."""
+SNIPPETS_SHOWN = 12
+SNIPPET_PX = 96
+"""Width of a picture over the attention bars."""
+
+Index = Mapping[str, Any]
+Reader = Callable[[str, Sequence[int]], list[NDArray[Any]]]
+"""Video id and numbers of frames or flow fields -> the arrays, in the order asked."""
+
+
+def frame_reader(index: Index) -> Reader:
+    """Read RGB frames, ``(H, W, 3)`` uint8, by the index of a frame store."""
+    shards = FrameShards(Path(index["store"]))
+    return lambda video, numbers: shards.read_frames(index["videos"][video], list(numbers))
+
+
+def flow_reader(index: Index) -> Reader:
+    """Read flow fields, ``(2, H, W)`` float32 pixels, by the index of a flow store.
+
+    The code of no motion stands for half a step; that half step is taken off, so that what is still is drawn as still.
+    """
+    store = FlowStore(Path(index["store"]), parameters=index["parameters"])
+    bound = index["parameters"]["bound"]
+
+    def read(video: str, numbers: Sequence[int]) -> list[NDArray[Any]]:
+        key = index["videos"][video]["key"]
+        return [dequantise(store.read(key, n, n + 1)[0], bound=bound) - np.float32(bound / 255) for n in numbers]
+
+    return read
+
+
+def sample_strip(
+    video: str, *, frames: Index, read_frames: Reader, flow: Index | None, read_flow: Reader | None
+) -> dict[str, Any]:
+    """Frames at even moments and, under each, the flow nearest in time: the two stores may have different rates.
+
+    Args:
+        video: id.
+        frames: what the index says of the video in the frame store.
+        read_frames: of the frame store.
+        flow: the same for the flow store; None if there is none.
+        read_flow: of the flow store; None if there is none.
+
+    Returns:
+        ``columns``: frame number, picture, flow field number and flow picture (None if there is no flow);
+        ``scale_px``: the length that has full colour, None without flow.
+    """
+    moments = evenly(frames["frames"], MOMENTS)
+    pictures = [jpeg_uri(frame, width_px=MOMENT_PX) for frame in read_frames(video, moments)]
+    if not flow or not read_flow or not flow["frames"]:
+        return {"columns": [(n, uri, None, None) for n, uri in zip(moments, pictures, strict=True)], "scale_px": None}
+    fields = [min(round(n / frames["fps"] * flow["fps"]), flow["frames"] - 1) for n in moments]
+    coloured, scale_px = _coloured(read_flow(video, fields), width_px=MOMENT_PX)
+    return {"columns": list(zip(moments, pictures, fields, coloured, strict=True)), "scale_px": scale_px}
+
+
+def attention_strip(
+    video: str,
+    weights: NDArray[np.floating[Any]],
+    positions: NDArray[np.integer[Any]],
+    *,
+    snippet: int,
+    length: int,
+    read: Reader,
+    is_flow: bool,
+) -> dict[str, Any]:
+    """Bars of the temporal weights under pictures of the snippets.
+
+    Where there are more snippets than fit, a picture stands for a few neighbours and shows that of the largest weight.
+
+    Args:
+        video: id.
+        weights: ``(T,)``.
+        positions: ``(T,)`` first frame or field of each snippet.
+        snippet: frames or fields a snippet; its middle one is shown.
+        length: frames or fields of the video in the store.
+        read: of the store that the stream reads.
+        is_flow: the store holds flow.
+    """
+    columns = min(len(weights), SNIPPETS_SHOWN)
+    column = (2 * np.arange(len(weights)) + 1) * columns // (2 * len(weights))  # the one that a bar's middle lies under
+    groups = [np.flatnonzero(column == number) for number in range(columns)]
+    shown = [int(group[weights[group].argmax()]) for group in groups]
+    numbers = [min(int(positions[i]) + snippet // 2, length - 1) for i in shown]
+    arrays = read(video, numbers)
+    if is_flow:
+        pictures, scale_px = _coloured(arrays, width_px=SNIPPET_PX)
+    else:
+        pictures, scale_px = [jpeg_uri(array, width_px=SNIPPET_PX) for array in arrays], None
+    peak = int(weights.argmax())
+    names = [f"frame {position}" for position in positions]
+    return {
+        "cells": [
+            {"frame": number, "picture": picture, "peak": i == peak}
+            for i, number, picture in zip(shown, numbers, pictures, strict=True)
+        ],
+        "bars": attention_bars(weights.tolist(), names, title=f"temporal attention weights of {len(weights)} snippets"),
+        "scale_px": scale_px,
+        "peak": float(weights[peak]),
+        "peak_frame": numbers[shown.index(peak)],
+        "snippets": len(weights),
+        "flat": bool(np.allclose(weights, 1 / len(weights), atol=1e-6)),
+    }
+
+
+def _coloured(fields: list[NDArray[Any]], *, width_px: int) -> tuple[list[str], float]:
+    """Flow pictures with one scale for all."""
+    scale_px = flow_scale_px(fields)
+    return [flow_uri(field, max_px=scale_px, width_px=width_px) for field in fields], scale_px

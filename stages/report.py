@@ -1,0 +1,130 @@
+"""Stage report: one self-contained page about a run: results, dataset, samples, training, attention, timings, settings.
+
+The page needs no other file and no network. Equal input gives equal bytes: no date, no random number. What it shows is
+gathered in ``pipeline.report``; how it looks stands in ``report.html.j2``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+
+from pipeline.config import load
+from pipeline.dataset.manifest import read_manifest
+from pipeline.dataset.plan import stage_recipes
+from pipeline.learning.scores import read_scores
+from pipeline.media import ffmpeg
+from pipeline.report.page import Inputs, Run, build_context, mebibytes, number, percent, seconds
+from pipeline.report.strips import flow_reader, frame_reader
+from pipeline.report.summaries import read_benchmarks, read_history
+from pipeline.stores.publish import write_text
+
+
+def render(context: dict[str, Any]) -> str:
+    """The page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    formats = {"percent": percent, "seconds": seconds, "number": number, "mebibytes": mebibytes}
+    environment.filters |= formats
+    environment.globals |= formats
+    return environment.get_template("report.html.j2").render(context)
+
+
+def software_versions() -> dict[str, str]:
+    """Of what has a say in the results."""
+    project = Path(__file__).parents[1] / "pyproject.toml"  # this checkout's, whatever else is installed
+    own = (
+        tomllib.loads(project.read_text())["project"]["version"] if project.is_file() else metadata.version("wherewhen")
+    )
+    packages = {"torch": "torch", "NumPy": "numpy", "zarr": "zarr", "Snakemake": "snakemake"}
+    versions = {"wherewhen": own} | {name: metadata.version(package) for name, package in packages.items()}
+    return versions | {
+        "OpenCV": cv2.__version__,
+        "ffmpeg": ffmpeg.version(),
+        "Python": platform.python_version(),
+    }
+
+
+def read_inputs(arguments: argparse.Namespace) -> Inputs:
+    """Read what the command line names.
+
+    Raises:
+        ValueError: a file is missing or is not what it should be.
+    """
+    config = load(arguments.config)
+    indexes = {name: _read_json(path) for name, path in arguments.index}
+    readers = {name: {"frames": frame_reader, "flow": flow_reader}[name](index) for name, index in indexes.items()}
+    recipes = {*stage_recipes(config).values(), *(run["recipe"] for run in arguments.runs)}
+    return Inputs(
+        config=config,
+        manifest=read_manifest(arguments.manifest),
+        results=_read_json(arguments.results),
+        runs=tuple(_read_run(run) for run in arguments.runs),
+        indexes=indexes,
+        readers=readers,
+        timings=read_benchmarks(arguments.benchmarks, recipes=recipes),
+        versions=software_versions(),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); delete it and run again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no table; delete it and run again")
+    return values
+
+
+def _read_run(run: dict[str, Any]) -> Run:
+    history = Path(run["folder"]) / "history.csv"
+    return Run(
+        **{name: run[name] for name in ("experiment", "split", "seed", "weight", "recipe")},
+        scores=read_scores(Path(run["scores"])),
+        history={} if run["experiment"] == "baseline" else read_history(history),
+    )
+
+
+def _named_path(text: str) -> tuple[str, Path]:
+    """NAME=FILE of the command line."""
+    name, separator, path = text.partition("=")
+    if name not in ("frames", "flow") or not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not frames=FILE or flow=FILE")
+    return name, Path(path)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the page about a run."""
+    parser = argparse.ArgumentParser(prog="python -m stages.report", description=main.__doc__)
+    parser.add_argument("--config", type=json.loads, required=True, help="the whole configuration as JSON")
+    parser.add_argument("--manifest", type=Path, required=True, help="the dataset's manifest")
+    parser.add_argument("--results", type=Path, required=True, help="results.json of the evaluation")
+    parser.add_argument("--index", type=_named_path, action="append", default=[], help="frames=FILE or flow=FILE")
+    parser.add_argument("--runs", type=json.loads, required=True, help="list of the runs with their folders as JSON")
+    parser.add_argument("--benchmarks", type=Path, required=True, help="folder of Snakemake's benchmark files")
+    parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
+    arguments = parser.parse_args(argv)
+    try:
+        page = render(build_context(read_inputs(arguments)))
+    except ValueError as error:
+        sys.exit(f"report: {error}")
+    write_text(arguments.out, page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The report: self-contained, escaped, equal bytes for equal input, and every figure is the one in results.json."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.config import canonical, load
+from pipeline.dataset.manifest import Manifest
+from stages.report import main
+from tests.stages.report_project import CLASSES, FRAMES, Page, Project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def html(project: Project) -> str:
+    return project.report()
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_the_page_is_well_formed_and_needs_nothing_else(html: str, page: Page) -> None:
+    assert html.startswith("<!DOCTYPE html>")
+    assert not page.open
+    assert not page.crossed
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "image", "use")
+        assert attributes.get("src", "data:").startswith("data:")
+        assert attributes.get("href", "#").startswith("#")
+        assert "srcset" not in attributes
+        assert not any(name.startswith("on") for name in attributes)
+    assert not re.search(r"https?://|url\(|@import|@font-face", html)
+    assert len(html) < 3_000_000
+
+
+def test_links_lead_to_sections_and_pictures_have_texts(page: Page) -> None:
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {attributes["href"][1:] for tag, attributes in page.tags if tag == "a"} <= set(ids)
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) > 20
+    assert all(attributes["alt"] for attributes in pictures)
+    assert all(attributes["aria-label"] for tag, attributes in page.tags if tag == "svg")
+
+
+def test_every_accuracy_is_the_one_of_the_results(project: Project, page: Page) -> None:
+    shown = page.rows("accuracy")
+    assert set(project.results["summary"]) == {"rgb", "flow", "fused", "baseline"}
+    for name, summary in project.results["summary"].items():
+        top1, mean_class, runs = shown[name][:3]
+        assert top1 == f"{100 * summary['top1_mean']:.1f} ± {100 * summary['top1_std']:.1f}"
+        assert mean_class == f"{100 * summary['mean_class_mean']:.1f} ± {100 * summary['mean_class_std']:.1f}"
+        assert runs == str(summary["runs"])
+    assert shown["chance"][0] == "33.3"
+    assert f"training class: {100 * project.results['chance']['majority']:.1f}" in shown["chance"][-1]
+    assert [shown["rgb"][-1], shown["flow"][-1]] == ["1", "1.5"]
+
+
+def test_every_run_is_listed(project: Project, page: Page) -> None:
+    shown = [[" ".join(cell.split()) for cell in row] for row in page.tables["runs"][1:]]
+    expected = [
+        [
+            r["experiment"],
+            r["split"],
+            str(r["seed"]),
+            f"{100 * r['top1']:.1f}",
+            f"{100 * r['mean_class']:.1f}",
+            str(r["videos"]),
+        ]
+        for r in project.results["runs"]
+    ]
+    assert sorted(shown) == sorted(expected)
+
+
+def test_the_headline_repeats_the_results(project: Project, page: Page) -> None:
+    head = " ".join(page.sections["header"].split())
+    for name, summary in project.results["summary"].items():
+        assert f"{name} {100 * summary['top1_mean']:.1f}%" in head
+    assert "chance 33.3%" in head
+    assert "usable videos 16 of 18" in head
+    assert "quarantined 2 11.1% of the videos" in head
+    assert re.search(r"wherewhen \d+\.\d+\.\d+ · torch \d", head)
+    assert "ffmpeg" in head
+
+
+def test_bars_are_as_long_as_the_accuracies(project: Project, html: str) -> None:
+    widths = [float(width) for width in re.findall(r'class="fill" style="width:([0-9.]+)%', html)]
+    summary = project.results["summary"]
+    expected = [100 * summary[name]["top1_mean"] for name in ("fused", "rgb", "flow", "baseline")]
+    np.testing.assert_allclose(widths, expected, atol=0.005)
+
+
+def test_videos_are_counted_by_class_and_part(project: Project, page: Page) -> None:
+    rows = page.rows("classes")
+    lost = {video.id for video in project.manifest.quarantined} | {project.unusable}
+    for label in CLASSES:
+        for column, (split, part) in enumerate(itertools.product(("split1", "split2"), ("train", "test"))):
+            listed = [v for v in project.manifest.videos if label in v.labels and v.splits[split] == part]
+            usable = [v for v in listed if v.id not in lost]
+            expected = f"{len(usable)}" if len(usable) == len(listed) else f"{len(usable)} of {len(listed)}"
+            assert rows[label][1 + column] == expected
+    assert rows["all classes"][0] == "16 of 18"
+
+
+def test_quarantined_videos_are_listed_with_stage_and_reason(project: Project, page: Page) -> None:
+    rows = page.rows("quarantine")
+    broken = project.manifest.quarantined[0]
+    assert rows[broken.id] == ["wave", "probe", "it has no <video> stream"]
+    assert rows[project.unusable][1:] == ["flow", "it is too dark"]
+    assert "2 videos cannot be used (flow: 1, probe: 1)" in " ".join(page.sections["dataset"].split())
+
+
+def test_names_are_escaped(html: str, page: Page) -> None:
+    assert "<b>bold" not in html
+    assert "<i>" not in html
+    assert "<video>" not in html
+    assert CLASSES[0] in page.rows("classes")
+    assert CLASSES[1] in page.rows("matrix")
+
+
+def test_the_confusion_matrix_is_the_sum_of_the_runs(project: Project, page: Page) -> None:
+    rows = page.rows("matrix")
+    fused = [run["confusion"] for run in project.results["runs"] if run["experiment"] == "fused"]
+    total = np.sum(fused, axis=0)
+    for label, counts in zip(project.results["classes"], total, strict=True):
+        assert [int(cell) for cell in rows[label]] == counts.tolist()
+
+
+def test_samples_are_the_stored_frames(project: Project, page: Page) -> None:
+    pictures = {a["alt"]: a["src"] for tag, a in page.tags if tag == "img"}
+    for label in CLASSES:
+        first = next(
+            video.id
+            for video in project.manifest.part("split1", "test")
+            if label in video.labels and video.id != project.unusable
+        )
+        for frame in (1, 3, 5, 8, 10, 12):
+            assert abs(_decoded(pictures[f"{first}, frame {frame}"]).mean() - 15 * frame) < 2
+        red, green, blue = _decoded(pictures[f"flow 1 of {first}"]).mean(axis=(0, 1))
+        assert red > 240  # to the right is red
+        assert max(green, blue) < 20
+    assert "full colour: 3.0 px" in " ".join(page.sections["samples"].split())
+
+
+def _decoded(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """(H, W, 3) RGB of a data URI."""
+    data = np.frombuffer(base64.b64decode(uri.partition(",")[2]), np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
+
+
+def test_attention_bars_are_the_weights(project: Project, html: str) -> None:
+    section = html[html.index('<section id="attention">') :]
+    bars = re.findall(r'<svg class="bars".*?</svg>', section)
+    assert len(bars) == 2 * section.count('<article class="video">') > 0
+    stored = [np.load(run["scores"])["weights"] for run in project.runs if run["split"] == "split1" and not run["seed"]]
+    known = np.concatenate(stored)
+    for bar in bars:
+        heights = np.array([float(height) for height in re.findall(r'height="([0-9.]+)"', bar)])
+        shares = heights / heights.sum()
+        assert np.abs(known - shares).max(axis=1).min() < 1e-3  # the weights of one of the videos
+        uniform = 1 - float(re.search(r'class="uniform".*?y1="([0-9.]+)"', bar)[1])  # type: ignore[index]
+        assert uniform == pytest.approx(heights.sum() / len(heights), abs=1e-3)
+
+
+def test_attention_shows_right_and_wrong_videos(page: Page) -> None:
+    text = page.sections["attention"]
+    assert "✓ right" in text
+    assert "✗ wrong" in text
+
+
+def test_timings_add_up_and_leave_old_recipes_out(page: Page) -> None:
+    row = page.rows("rules")["flow"]
+    assert row[:6] == ["2", "15.0 s", "11.0 s", "12.5 s", "00000", "300 MiB"]
+    assert row[6] == f"1.1 videos/s, {16 * (FRAMES - 1) / 15:.1f} pairs/s"
+
+
+def test_the_configuration_on_the_page_makes_the_run_again(project: Project, html: str, page: Page) -> None:
+    text = page.sections["made"]
+    start = text.index("name: tiny")
+    assert load(yaml.safe_load(text[start : text.index("Recipes:")])) == project.config
+    assert {"probe", "frames", "flow", "rgb", "baseline"} <= set(page.rows("recipes"))
+
+
+def test_equal_input_gives_equal_bytes(project: Project, html: str) -> None:
+    assert project.report("again.html") == html
+
+
+def test_no_experiment(tmp_path: Path) -> None:
+    project = Project(tmp_path, streams=())
+    page = Page(project.report())
+    assert not page.open
+    assert "No experiment has results" in page.sections["results"]
+    assert "Nothing was trained" in page.sections["training"]
+    assert "There are no scores" in page.sections["confusion"]
+    assert page.rows("classes")["wave"][0] == "5 of 6"
+
+
+def test_one_stream_many_snippets_no_flow_no_benchmarks_nothing_lost(tmp_path: Path) -> None:
+    project = Project(tmp_path, streams=("rgb",), snippets=80)
+    kept = tuple(video for video in project.manifest.videos if video.usable)
+    project.manifest = Manifest(kept)
+    project.indexes["frames"]["quarantined"] = {}
+    for file in (tmp_path / "benchmarks").rglob("*.tsv"):
+        file.unlink()
+    html = project.report()
+    page = Page(html)
+    assert "None: every video could be used" in page.sections["dataset"]
+    assert "No job has been timed" in page.sections["timings"]
+    assert "There is no flow store" in page.sections["samples"]
+    bar = re.search(r'<svg class="bars".*?</svg>', html)
+    assert bar is not None
+    assert bar[0].count("<rect") == 80
+
+
+def test_many_classes_become_a_picture(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    names = [f"class {number:03d}" for number in range(101)]
+    project.results["classes"] = names
+    for run in project.results["runs"]:
+        run["confusion"] = np.eye(101, dtype=int).tolist()
+        run["confusion"][3][4] = 5
+    page = Page(project.report())
+    assert "matrix" not in page.tables
+    assert page.rows("confused")["class 003"][0] == "class 004"
+    large = next(a["src"] for tag, a in page.tags if tag == "img" and "101 classes" in a["alt"])
+    assert len(large) < 20_000
+
+
+@pytest.mark.parametrize("name", ["results.json", "frames.json"])
+def test_a_broken_input_is_one_sentence(tmp_path: Path, name: str) -> None:
+    project = Project(tmp_path, streams=())
+    project.report()
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    arguments = ["--config", canonical(project.config), "--manifest", str(tmp_path / "manifest.tsv"), "--runs", "[]"]
+    arguments += ["--results", str(broken if name == "results.json" else tmp_path / "results.json")]
+    arguments += ["--index", f"frames={broken if name == 'frames.json' else tmp_path / 'frames.json'}"]
+    with pytest.raises(SystemExit, match=r"^report: .*broken\.json cannot be read as JSON"):
+        main([*arguments, "--benchmarks", str(tmp_path), "--out", str(tmp_path / "x.html")])
+    assert not (tmp_path / "x.html").exists()
