@@ -1,0 +1,187 @@
+"""The flow store: what zarr itself reads, atomic writing, refusal of other parameters and of damage, forked readers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.stores import flow as module
+from pipeline.stores.flow import FlowStore
+
+KEY = "ab" + "0" * 30
+PARAMETERS = {"bound": 20.0, "lambda": 0.15, "size": [12, 8]}
+
+
+def make_fields(count: int) -> np.ndarray:
+    """(count, 2, 8, 12) uint8; the second field is all zeros, zarr's fill value."""
+    fields = np.random.default_rng(count).integers(0, 256, (count, 2, 8, 12), np.uint8)
+    fields[1:2] = 0
+    return fields
+
+
+def describe(count: int) -> dict[str, Any]:
+    return {"parameters": PARAMETERS, "frames": count}
+
+
+def write(root: Path, count: int, key: str = KEY) -> np.ndarray:
+    fields = make_fields(count)
+    FlowStore(root).write(key, iter(fields), describe=describe)
+    return fields
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_plain_zarr_reads_what_was_written(count: int, tmp_path: Path) -> None:
+    fields = write(tmp_path, count)
+    array = zarr.open_array(tmp_path / "ab" / KEY, mode="r")
+    assert (array[:] == fields).all()
+    assert dict(array.attrs) == describe(count)
+    store = FlowStore(tmp_path, parameters=PARAMETERS)
+    assert (store.read(KEY, 0, count) == fields).all()
+    assert store.has(KEY)
+    assert not store.has("cd" + KEY[2:])
+    assert store.attributes(KEY) == describe(count)
+
+
+def test_a_short_video_is_one_shard_file(tmp_path: Path) -> None:
+    write(tmp_path, 9)
+    assert sorted(content(tmp_path / "ab" / KEY)) == ["c/0/0/0/0", "zarr.json"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_any_interval_of_any_video_is_read(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    count = data.draw(st.integers(1, 23))
+    start = data.draw(st.integers(0, count - 1))
+    stop = data.draw(st.integers(start + 1, count))
+    root = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SHARD_BYTES", 5 * 2 * 8 * 12)  # five fields a shard
+        fields = write(root, count)
+    assert (FlowStore(root, parameters=PARAMETERS).read(KEY, start, stop) == fields[start:stop]).all()
+    assert (zarr.open_array(root / "ab" / KEY, mode="r")[:] == fields).all()
+
+
+def test_a_long_video_is_never_held_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHARD_BYTES", 5 * 2 * 8 * 12)
+    monkeypatch.setattr(np, "stack", track := Largest(np.stack))
+    write(tmp_path, 23)
+    assert track.most == 5
+
+
+class Largest:
+    """Passes a call on and remembers the longest list it was given."""
+
+    def __init__(self, function: Any) -> None:
+        self.function, self.most = function, 0
+
+    def __call__(self, values: list[Any]) -> Any:
+        self.most = max(self.most, len(values))
+        return self.function(values)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (2, 2), (3, 2), (0, 10), (9, 10)])
+def test_fields_that_are_not_there_are_refused(start: int, stop: int, tmp_path: Path) -> None:
+    write(tmp_path, 9)
+    with pytest.raises(ValueError, match=f"fields {start} to {stop} were asked for; .* has fields 0 to 9"):
+        FlowStore(tmp_path, parameters=PARAMETERS).read(KEY, start, stop)
+
+
+def test_two_writes_give_the_same_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "one", 9)
+    write(tmp_path / "two", 9)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_nothing_is_seen_of_an_array_that_is_not_whole(tmp_path: Path) -> None:
+    store = FlowStore(tmp_path)
+
+    def failing() -> Iterator[np.ndarray]:
+        yield from make_fields(3)
+        assert not store.has(KEY)
+        raise OSError("the disk is on fire")
+
+    with pytest.raises(OSError, match="on fire"):
+        store.write(KEY, failing(), describe=describe)
+    assert content(tmp_path) == {}
+    with pytest.raises(ValueError, match="no flow field"):
+        store.write(KEY, iter(()), describe=describe)
+    with pytest.raises(ValueError, match="there is no flow"):
+        FlowStore(tmp_path).read(KEY, 0, 1)
+
+
+def test_of_two_writers_of_one_key_one_wins(tmp_path: Path) -> None:
+    def meanwhile() -> Iterator[np.ndarray]:
+        yield from make_fields(4)[:2]
+        write(tmp_path, 4)
+        yield from make_fields(4)[2:]
+
+    FlowStore(tmp_path).write(KEY, meanwhile(), describe=describe)
+    assert (FlowStore(tmp_path).read(KEY, 0, 4) == make_fields(4)).all()
+    assert [path.name for path in (tmp_path / "ab").iterdir()] == [KEY]
+
+
+@pytest.mark.parametrize("change", [{"bound": 15.0}, {"size": None}, {"extra": 1}])
+def test_flow_made_otherwise_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path, 9)
+    with pytest.raises(ValueError, match=rf"was made with {next(iter(change))} .* is wanted"):
+        FlowStore(tmp_path, parameters=PARAMETERS | change).read(KEY, 0, 1)
+
+
+def test_an_array_of_another_layout_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    array = zarr.create_array(
+        tmp_path / "ab" / ("ab" + "1" * 30), shape=(3, 2, 8, 12), chunks=(1, 2, 8, 12), dtype="uint8"
+    )
+    array[:] = 5
+    with pytest.raises(ValueError, match="not laid out"):
+        FlowStore(tmp_path).read("ab" + "1" * 30, 0, 1)
+
+
+def test_every_damaged_byte_of_a_field_is_noticed(tmp_path: Path) -> None:
+    fields = write(tmp_path, 2)
+    shard = tmp_path / "ab" / KEY / "c" / "0" / "0" / "0" / "0"
+    whole, store = shard.read_bytes(), FlowStore(tmp_path)
+    for position in range(len(whole) - 4):  # the checksum of the index itself protects nothing that is read
+        shard.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        with pytest.raises(ValueError, match="damaged"):
+            store.read(KEY, 0, 2)
+    for length in range(0, len(whole), 7):
+        shard.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="damaged"):
+            store.read(KEY, 0, 2)
+    shard.unlink()
+    with pytest.raises(ValueError, match="damaged"):
+        store.read(KEY, 0, 2)
+    shard.write_bytes(whole)
+    assert (store.read(KEY, 0, 2) == fields).all()
+
+
+def test_a_forked_reader_does_not_hang(tmp_path: Path) -> None:
+    fields, store = write(tmp_path, 9), FlowStore(tmp_path, parameters=PARAMETERS)
+    assert (store.read(KEY, 0, 9) == fields).all()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that waits for threads that it does not have
+        os._exit(0 if (store.read(KEY, 2, 7) == fields[2:7]).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (pickle.loads(pickle.dumps(store)).read(KEY, 2, 7) == fields[2:7]).all()
+
+
+def test_attributes_are_plain_json(tmp_path: Path) -> None:
+    write(tmp_path, 2)
+    assert json.loads((tmp_path / "ab" / KEY / "zarr.json").read_text())["attributes"] == describe(2)
