@@ -9,7 +9,9 @@ from pathlib import Path
 
 # This checkout's code, here and in the jobs, whatever else is installed.
 sys.path.insert(0, workflow.basedir)
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])
+)
 
 from pipeline.config import canonical, load
 from pipeline.dataset.plan import (
