@@ -1,6 +1,8 @@
 # wherewhen: from labelled videos to trained attention models and a report.
 #   snakemake --cores all train_all                                      the demo dataset
 #   snakemake --cores all train_all --configfile config/NAME.yaml        another one
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.11")
@@ -9,7 +11,7 @@ min_version("9.11")
 # A file given by --configfile replaces the demo's; Snakemake by itself would merge the two.
 if not workflow.overwrite_configfiles:
 
-    configfile: "config/demo.yaml"
+    configfile: os.path.join(workflow.basedir, "config/demo.yaml")
 
 
 include: "pipeline/rules/common.smk"
@@ -22,8 +24,6 @@ localrules:
     train_all,
     preprocess_all,
     manifest,
-    index_frames,
-    index_flow,
 
 
 rule train_all:
@@ -38,10 +38,6 @@ rule preprocess_all:
         [index_file(stage) for stage in STORES],
 
 
-onstart:
-    hold_lock()
-
-
 onsuccess:
-    if Path(REPORT).exists():
+    if "preprocess_all" not in workflow.dag_settings.targets:
         print(f"The report lies at {REPORT}")

@@ -13,10 +13,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+Scale = Annotated[float, Field(gt=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
@@ -46,7 +55,7 @@ class GeometryConfig(Section):
     @model_validator(mode="after")
     def _one_size(self) -> Self:
         if (self.size is None) == (self.short_side is None):
-            raise ValueError(f"give either size or short_side, not both or none: {self.size=}, {self.short_side=}")
+            raise ValueError("give either size or short_side, not both and not none")
         return self
 
 
@@ -70,16 +79,46 @@ class FlowConfig(GeometryConfig):
     inner_iterations: Count = Field(30, description="dual updates between two median filters")
     outer_iterations: Count = Field(10, description="median-filtered rounds a warp")
     scale_step: float = Field(0.8, gt=0.0, lt=1.0, description="size ratio of two pyramid levels")
-    median_filtering: Literal[1, 3, 5] = Field(5, description="side of the median filter; 1 turns it off")
+    median_filtering: Literal[1, 3, 5] = Field(
+        5, description="side of the median filter; 1 turns it off, 3 needs opencv"
+    )
+    step: Count = Field(1, description="flow[t] leads from frame t to frame t + step")
+    reverse: bool = Field(False, description="flow[t] leads from frame t + step to frame t instead")
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, serialize_by_alias=True)
+
+    @model_validator(mode="after")
+    def _what_the_solver_can(self) -> Self:
+        if self.backend == "numba" and self.median_filtering == 3:
+            raise ValueError("median_filtering 3 needs backend: opencv; numba has 5, or 1 for none")
+        if min(self.size or (self.short_side or 0,)) < 3:
+            raise ValueError("flow needs frames of at least 3 x 3 pixels")
+        return self
+
+
+class WarpedFlowConfig(FlowConfig):
+    """Flow without camera motion; docs/warped_flow.md. What is not set here is as in the section flow."""
+
+    mode: Literal["correct", "dense_flow"] = Field("correct", description="dense_flow: as the tool of that name has it")
+    min_inliers: int = Field(26, ge=4, description="with fewer matches that agree the camera is taken to stand")
+    defects: tuple[Literal["first_frame_keypoints", "corners_of_next_frame", "flow_y_of_wrong_column"], ...] | None = (
+        Field(None, description="defects of dense_flow to repeat; null is all of them in that mode")
+    )
+
+    @model_validator(mode="after")
+    def _defects_of_dense_flow(self) -> Self:
+        if self.mode == "correct" and self.defects:
+            raise ValueError("defects belong to mode: dense_flow; remove them, or set the mode")
+        return self
 
 
 class ModelConfig(Section):
     """An attention model; the switches are explained in models/atw.py."""
 
     family: Literal["atw"] = Field("atw", description="which paper's model")
-    backbone: Literal["tiny", "resnet18", "resnet50", "bn_inception"] = Field("tiny", description="CNN of the stream")
+    backbone: Literal["tiny", "bn_inception", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = Field(
+        "tiny", description="CNN of the stream"
+    )
     pretrained: Path | None = Field(None, description="checkpoint file of the backbone; null trains from scratch")
     consensus: Literal["softmax_att", "segment_linear", "avg", "max"] = Field(
         "softmax_att", description="how segments become one video score"
@@ -90,6 +129,12 @@ class ModelConfig(Section):
     dropout: float = Field(0.5, ge=0.0, lt=1.0, description="before the classifier")
     partial_bn: bool = Field(False, description="freeze every BatchNorm but the first, for fine-tuning")
 
+    @model_validator(mode="after")
+    def _nothing_to_freeze(self) -> Self:
+        if self.partial_bn and self.pretrained is None:
+            raise ValueError("partial_bn would freeze untrained statistics; give pretrained, or set it to false")
+        return self
+
 
 class SamplingConfig(Section):
     """Which frames a model sees, and how they are cropped."""
@@ -99,7 +144,9 @@ class SamplingConfig(Section):
     test_segments: Count = Field(25, description="snippets a video in testing (T)")
     test_crops: Literal[1, 5, 10] = Field(1, description="1: centre; 5: corners too; 10: mirrored too")
     input_size: Count = Field(224, description="side of the square network input, pixels")
-    crop_scales: tuple[Fraction, ...] = Field((1.0, 0.875, 0.75), description="training crops, parts of the short side")
+    crop_scales: tuple[Scale, ...] = Field(
+        (1.0, 0.875, 0.75), min_length=1, description="training crops, parts of the short side"
+    )
     flip: bool = Field(True, description="mirror at random in training; flow x is negated with it")
 
 
@@ -122,11 +169,22 @@ class OptimConfig(Section):
 class ExperimentConfig(Section):
     """One stream: a model trained on one modality; one training job for each split and seed."""
 
-    modality: Literal["frames", "flow"] = Field(description="which store it reads")
-    weight: float = Field(1.0, ge=0.0, description="weight of its scores in the fusion; 0 leaves it out")
+    modality: Literal["frames", "flow", "warped_flow"] = Field(description="which store it reads")
+    weight: float = Field(
+        1.0, ge=0.0, allow_inf_nan=False, description="weight of its scores in the fusion; 0 leaves it out"
+    )
     model: ModelConfig = ModelConfig()
     sampling: SamplingConfig = SamplingConfig()
     optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="after")
+    def _input_of_the_backbone(self) -> Self:
+        side = self.sampling.input_size
+        if self.model.backbone == "bn_inception" and side % 32:
+            raise ValueError(f"sampling.input_size {side} does not suit bn_inception; use a multiple of 32, as 224")
+        if side < 32:
+            raise ValueError(f"sampling.input_size {side} is too small for a CNN; use 32 or more")
+        return self
 
 
 class ComputeConfig(Section):
@@ -150,17 +208,45 @@ class Config(Section):
     test_fraction: float = Field(0.25, gt=0.0, lt=1.0, description="held out by a stable hash if nothing names a split")
     demo: DemoConfig = DemoConfig()
     work: Path | None = Field(None, description="folder of everything that is made; null is work/<name>")
-    shards: Count = Field(16, description="buckets of videos; fixed for a dataset's life, about one per 200 videos")
+    shards: int = Field(
+        16, ge=1, le=100_000, description="buckets of videos, about one per 200; fixed for a dataset's life"
+    )
     splits: tuple[Name, ...] = Field(("split1",), min_length=1, description="splits to run; results are averaged")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; one job for each")
-    min_frames: Count = Field(2, description="a video with fewer decoded frames is quarantined")
     on_error: Literal["quarantine", "fail"] = Field("quarantine", description="what to do with an unusable video")
     max_quarantined: Fraction = Field(0.05, description="the run fails if a larger part is quarantined")
     frames: FramesConfig = FramesConfig(size=(340, 256))
     flow: FlowConfig = FlowConfig(size=(340, 256))
+    warped_flow: WarpedFlowConfig = Field(default_factory=dict, validate_default=True)
     experiments: dict[Name, ExperimentConfig] = Field(default_factory=dict, description="the streams, by name")
     fuse_on: Literal["logits", "prob"] = Field("logits", description="what is added up over streams")
     compute: ComputeConfig = ComputeConfig()
+
+    @field_validator("warped_flow", mode="before")
+    @classmethod
+    def _like_flow(cls, given: Any, info: ValidationInfo) -> Any:
+        """Fill in what is not set from the section flow, so that a stream differs from plain flow in one thing only."""
+        if not isinstance(given, dict):
+            return given
+        flow = info.data.get("flow")
+        if flow is None:  # it is wrong; saying so once is enough
+            return WarpedFlowConfig(size=(340, 256))
+        own_size = "size" in given or "short_side" in given
+        return flow.model_dump(by_alias=True, exclude={"size", "short_side"} if own_size else None) | given
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        for key, values in (("seeds", self.seeds), ("splits", self.splits)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} names a value twice: {list(values)}; each runs once")
+        taken = {"baseline", "chance", "fused"} & self.experiments.keys()
+        if taken:
+            raise ValueError(f"an experiment cannot be called {min(taken)!r}, which the results use; rename it")
+        for name, experiment in self.experiments.items():
+            if experiment.optim.batch_size % self.compute.devices:
+                size, devices = experiment.optim.batch_size, self.compute.devices
+                raise ValueError(f"batch_size {size} of {name} cannot be shared by {devices} devices; use a multiple")
+        return self
 
     @model_validator(mode="after")
     def _sources(self) -> Self:
@@ -169,12 +255,20 @@ class Config(Section):
             raise ValueError(
                 f"dataset: {self.dataset} needs the key {needed!r}; set it in the file or by --config {needed}=PATH"
             )
+        if self.dataset == "demo" and self.videos is not None:
+            raise ValueError("dataset demo renders its own videos; set dataset to what the folder in 'videos' holds")
         return self
 
     @property
     def work_dir(self) -> Path:
         """The folder of everything that is made."""
         return self.work or Path("work") / self.name
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """Stages whose results are kept; warped flow, which costs twice as much as flow, only if a stream reads it."""
+        wanted = any(experiment.modality == "warped_flow" for experiment in self.experiments.values())
+        return ("frames", "flow", "warped_flow") if wanted else ("frames", "flow")
 
 
 def load(source: Path | dict[str, Any]) -> Config:

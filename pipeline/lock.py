@@ -16,6 +16,8 @@ def hold(path: Path) -> None:
     Raises:
         ValueError: another process holds it.
     """
+    if any(Path(file.name) == path for file in _held):
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+")
     try:

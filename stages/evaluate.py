@@ -108,20 +108,24 @@ def chance(manifest: Manifest, *, splits: list[str]) -> dict[str, float]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation (of the population) over the runs of each experiment."""
+    """Mean and standard deviation (of a sample; 0 for one run) over the runs of each experiment."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         found[row["experiment"]].append(row)
     return {
         name: {
             "top1_mean": float(np.mean([row["top1"] for row in group])),
-            "top1_std": float(np.std([row["top1"] for row in group])),
+            "top1_std": _deviation([row["top1"] for row in group]),
             "mean_class_mean": float(np.mean([row["mean_class"] for row in group])),
-            "mean_class_std": float(np.std([row["mean_class"] for row in group])),
+            "mean_class_std": _deviation([row["mean_class"] for row in group]),
             "runs": len(group),
         }
         for name, group in found.items()
     }
+
+
+def _deviation(values: list[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _checked_scores(run: Run, manifest: Manifest) -> Scores:
@@ -155,16 +159,34 @@ def _row(
     }
 
 
+def read_runs(path: Path) -> list[Run]:
+    """Read the list of runs that the plan wrote.
+
+    Raises:
+        ValueError: the file is no such list.
+    """
+    needed = {"experiment", "split", "seed", "weight", "scores"}
+    try:
+        runs: list[Run] = json.loads(path.read_text())
+        whole = all(needed <= run.keys() for run in runs)
+    except (AttributeError, OSError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is not a list of runs with {', '.join(sorted(needed))}; run snakemake again")
+    return runs
+
+
 def main(argv: list[str] | None = None) -> None:
     """Evaluate and fuse score files."""
     parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=main.__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="the dataset's manifest")
-    parser.add_argument("--runs", type=json.loads, required=True, help="JSON list of the runs and their score files")
+    parser.add_argument("--runs", type=Path, required=True, help="JSON file: list of the runs and their score files")
     parser.add_argument("--fuse-on", choices=("logits", "prob"), required=True, help="what is added up over streams")
     parser.add_argument("--out", type=Path, required=True, help="results to write")
     arguments = parser.parse_args(argv)
     try:
-        results = evaluate(read_manifest(arguments.manifest), arguments.runs, fuse_on=arguments.fuse_on)
+        runs = read_runs(arguments.runs)
+        results = evaluate(read_manifest(arguments.manifest), runs, fuse_on=arguments.fuse_on)
     except (OSError, ValueError) as error:
         sys.exit(f"evaluate: {error}")
     write_text(arguments.out, json.dumps(results, sort_keys=True, indent=1) + "\n")

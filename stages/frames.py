@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import FramesConfig
+from pipeline.dataset.digests import planned_source
 from pipeline.dataset.keys import artifact_key
 from pipeline.dataset.receipts import Outcome, Receipt, work_through
 from pipeline.media import ffmpeg
@@ -87,8 +88,9 @@ def _samples_of(tar: Path) -> list[Sample]:
 
 def _decode(writer: ShardWriter, name: str, key: str, facts: dict[str, Any], config: FramesConfig) -> Sample:
     width, height = target_size(facts["width"], facts["height"], size=config.size, short_side=config.short_side)
+    path = Path(facts["path"])
     images = jpeg_frames(
-        Path(facts["path"]),
+        path,
         width=width,
         height=height,
         fps=config.fps,
@@ -106,7 +108,8 @@ def _decode(writer: ShardWriter, name: str, key: str, facts: dict[str, Any], con
         "fps": config.fps or facts["fps"],
         "ffmpeg": ffmpeg.version(),
     }
-    return writer.add(counted(images, expected=facts["frames"] if every_frame else None), metadata=metadata)
+    with planned_source(path, digest=facts["digest"]):
+        return writer.add(counted(images, expected=facts["frames"] if every_frame else None), metadata=metadata)
 
 
 def _facts(sample: Sample, tar: Path) -> dict[str, Any]:
@@ -132,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
             config=arguments.params,
             on_error=arguments.on_error,
         ).write(arguments.receipt)
-    except (ValueError, UnusableVideo, ChildProcessError) as error:
+    except (OSError, ValueError, UnusableVideo) as error:
         sys.exit(f"frames: {error}")
 
 

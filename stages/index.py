@@ -38,7 +38,7 @@ def index(receipts: list[Receipt], *, stage: str, store: str, parameters: dict[s
 def main(argv: list[str] | None = None) -> None:
     """Write the index of a store."""
     parser = argparse.ArgumentParser(prog="python -m stages.index", description=main.__doc__)
-    parser.add_argument("--stage", required=True, help="frames or flow")
+    parser.add_argument("--stage", required=True, help="frames, flow or warped_flow")
     parser.add_argument("--shards", type=Path, required=True, help="the plan's shards.json")
     parser.add_argument("--receipts", type=Path, required=True, help="folder of the stage's receipts")
     parser.add_argument("--store", required=True, help="folder of the store")

@@ -1,7 +1,7 @@
 """Stage manifest: find and label the videos of a dataset, and write one row for each. Names of datasets stop here.
 
-``scan`` runs whenever the Snakefile is parsed and costs one stat a file. The stage itself joins labels with what
-probing found, after the shards were probed.
+``find`` and ``digest`` run whenever the Snakefile is parsed and cost one stat a file. The stage itself joins labels
+with what probing found, after the shards were probed.
 """
 
 from __future__ import annotations
@@ -39,22 +39,37 @@ class Found:
     """Part by split; empty where nothing names one."""
 
 
-def scan(config: Config, *, cache: Path) -> Manifest:
-    """Find, label and digest the videos of the configured dataset.
-
-    Args:
-        config: the whole configuration.
-        cache: file of the digest cache, made if absent.
+def find(config: Config) -> Manifest:
+    """Find and label the videos of the configured dataset; reads no video and writes nothing.
 
     Raises:
         ValueError: a missing folder or column, or a list that cannot be trained on (see ``check``).
     """
-    found = [video for video in _build(config) if video.label not in config.exclude_labels]
-    listed = (Video(id=f.id, path=str(f.path), digest="", bytes=0, labels=(f.label,), splits=f.splits) for f in found)
-    videos = check(listed, splits=config.splits).videos  # before anything is read or written
-    digests = digest_files([Path(video.path) for video in videos], cache=cache)
+    found = list(_build(config))
+    unknown = set(config.exclude_labels) - {video.label for video in found}
+    if unknown:
+        raise ValueError(f"exclude_labels names {min(unknown)!r}, which no video has; correct it or leave it out")
+    listed = (
+        Video(id=video.id, path=str(video.path), digest="", bytes=0, labels=(video.label,), splits=video.splits)
+        for video in found
+        if video.label not in config.exclude_labels
+    )
+    return check(listed, splits=config.splits)
+
+
+def digest(manifest: Manifest, *, cache: Path) -> Manifest:
+    """The manifest with digests and sizes of the files.
+
+    Args:
+        manifest: of ``find``.
+        cache: file of the digest cache, made if absent.
+
+    Raises:
+        ValueError: a file cannot be read, or the cache cannot be used.
+    """
+    found = digest_files([Path(video.path) for video in manifest.videos], cache=cache)
     return Manifest(
-        tuple(replace(video, digest=digest, bytes=size) for video, (digest, size) in zip(videos, digests, strict=True))
+        tuple(replace(video, digest=d, bytes=size) for video, (d, size) in zip(manifest.videos, found, strict=True))
     )
 
 
@@ -93,7 +108,7 @@ def class_folders(root: Path, *, test_fraction: float) -> Iterator[Found]:
         raise ValueError(f"{root} has folders {', '.join(parts)} beside class folders; use one layout or the other")
     for part in parts or [""]:
         for label in _folders(root / part):
-            for path in _files(root / part / label):
+            for path in _videos(root / part / label):
                 name = f"{label}--{path.stem}"
                 yield Found(id=name, path=path, label=label, splits=_splits(name, part, test_fraction))
 
@@ -115,18 +130,25 @@ def csv_file(table: Path, *, root: Path, test_fraction: float) -> Iterator[Found
         raise ValueError(f"cannot read the table {table}: {error.strerror}") from None
     with file:
         rows = csv.DictReader(file)
-        columns = rows.fieldnames or ()
+        columns = _header(rows, table)
         for column in ("path", "label"):
             if column not in columns:
                 raise ValueError(f"{table} has no column {column!r}; its columns are {', '.join(columns) or 'none'}")
-        split_columns = [column for column in columns if re.fullmatch(r"split\w*", column)]
+        split_columns = [column for column in columns if re.fullmatch(r"split\w*", column, flags=re.IGNORECASE)]
         for row in rows:
             if not row["path"] or not row["label"]:
                 raise ValueError(f"line {rows.line_num} of {table} lacks a path or a label")
             name = row.get("id") or Path(row["path"]).stem
-            splits = {column: (row[column] or "").strip() for column in split_columns}
+            splits = {column.lower(): (row[column] or "").strip() for column in split_columns}
             splits = splits or _splits(name, "", test_fraction)
             yield Found(id=name, path=root / row["path"], label=row["label"].strip(), splits=splits)
+
+
+def _header(rows: csv.DictReader[str], table: Path) -> list[str]:
+    try:
+        return list(rows.fieldnames or ())
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table} is not a CSV in UTF-8 ({error}); save it as one") from None
 
 
 def ut_interaction(root: Path) -> Iterator[Found]:
@@ -144,6 +166,15 @@ def ut_interaction(root: Path) -> Iterator[Found]:
         sequence = int(match["sequence"])
         splits = {f"split{k}": "test" if sequence in (2 * k - 1, 2 * k) else "train" for k in range(1, 6)}
         yield Found(id=path.stem, path=path, label=UT_INTERACTION_CLASSES[int(match["label"])], splits=splits)
+
+
+def _videos(folder: Path) -> list[Path]:
+    """The files of a class's folder; what would be overlooked is refused."""
+    if nested := [entry.name for entry in _entries(folder) if entry.is_dir()]:
+        raise ValueError(f"{folder} holds the folder {nested[0]}; videos lie directly in the folder of their class")
+    if not (files := _files(folder)):
+        raise ValueError(f"the class folder {folder} holds no video; add one or remove the folder")
+    return files
 
 
 def _folders(root: Path) -> list[str]:

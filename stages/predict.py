@@ -59,7 +59,7 @@ def predict(
         segments=sampling.test_segments,
         size=sampling.input_size,
         crops=sampling.test_crops,
-        flow=experiment.modality == "flow",
+        flow=experiment.modality != "frames",
         chunk=max(1, SNIPPETS_AT_ONCE // sampling.test_crops),
     )
     loader: Any = DataLoader(dataset, batch_size=None, num_workers=compute.workers)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.dataset.digests import planned_source
 from pipeline.dataset.keys import artifact_key
 from pipeline.dataset.receipts import Outcome, Receipt, work_through
 from pipeline.media.errors import UnusableVideo
@@ -18,13 +19,15 @@ from pipeline.media.probe import probe
 from pipeline.stores.leftovers import remove_leftovers
 from pipeline.stores.publish import write_if_changed
 
+MIN_FRAMES = 2
+"""Fewest frames of a usable video: a flow field needs two."""
+
 
 def probe_shard(
     videos: list[dict[str, Any]],
     *,
     shard: str,
     store: Path,
-    min_frames: int = 1,
     on_error: Literal["quarantine", "fail"] = "quarantine",
 ) -> Receipt:
     """Probe the videos of a shard.
@@ -33,7 +36,6 @@ def probe_shard(
         videos: ``id``, ``path``, ``digest`` and ``bytes`` of each.
         shard: its name.
         store: folder of what is known from earlier runs; its file of this shard is brought up to date.
-        min_frames: a video with fewer decoded frames is quarantined.
         on_error: what to do about an unusable video.
 
     Raises:
@@ -50,8 +52,8 @@ def probe_shard(
         video, key = by_id[name], keys[name]
         facts = known.get(key) or found.get(key)
         found[key] = facts or _probe_as_planned(video)
-        if found[key]["frames"] < min_frames:
-            raise UnusableVideo(f"too few frames: {found[key]['frames']} decode, {min_frames} needed")
+        if found[key]["frames"] < MIN_FRAMES:
+            raise UnusableVideo(f"too few frames: {found[key]['frames']} decode, {MIN_FRAMES} needed")
         where = {"path": video["path"], "digest": video["digest"]}
         return Outcome(status="reused" if facts else "done", facts={**where, **found[key]})
 
@@ -62,10 +64,8 @@ def probe_shard(
 
 def _probe_as_planned(video: dict[str, Any]) -> dict[str, Any]:
     path = Path(video["path"])
-    result = probe(path)
-    size = path.stat().st_size
-    if size != video["bytes"]:
-        raise UnusableVideo(f"the file changed since the run began: {size} bytes where there were {video['bytes']}")
+    with planned_source(path, digest=video["digest"]):
+        result = probe(path)
     return {
         "frames": result.frames,
         "fps": result.fps,
@@ -90,7 +90,6 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.probe", description=main.__doc__)
     parser.add_argument("--shard", type=Path, required=True, help="the plan's list of the shard's videos")
     parser.add_argument("--store", type=Path, required=True, help="folder of what earlier runs found")
-    parser.add_argument("--min-frames", type=int, required=True, help="quarantine a video with fewer frames")
     parser.add_argument("--on-error", choices=("quarantine", "fail"), default="quarantine")
     parser.add_argument("--receipt", type=Path, required=True, help="receipt to write")
     arguments = parser.parse_args(argv)
@@ -99,10 +98,9 @@ def main(argv: list[str] | None = None) -> None:
             json.loads(arguments.shard.read_text()),
             shard=arguments.shard.stem,
             store=arguments.store,
-            min_frames=arguments.min_frames,
             on_error=arguments.on_error,
         ).write(arguments.receipt)
-    except (ValueError, UnusableVideo, ChildProcessError) as error:
+    except (OSError, ValueError, UnusableVideo) as error:
         sys.exit(f"probe: {error}")
 
 

@@ -67,13 +67,14 @@ def read_inputs(arguments: argparse.Namespace) -> Inputs:
     """
     config = load(arguments.config)
     indexes = {name: _read_json(path) for name, path in arguments.index}
-    readers = {name: {"frames": frame_reader, "flow": flow_reader}[name](index) for name, index in indexes.items()}
-    recipes = {*stage_recipes(config).values(), *(run["recipe"] for run in arguments.runs)}
+    readers = {name: (frame_reader if name == "frames" else flow_reader)(index) for name, index in indexes.items()}
+    runs = json.loads(arguments.runs.read_text())
+    recipes = {*stage_recipes(config).values(), *(run["recipe"] for run in runs)}
     return Inputs(
         config=config,
         manifest=read_manifest(arguments.manifest),
         results=_read_json(arguments.results),
-        runs=tuple(_read_run(run) for run in arguments.runs),
+        runs=tuple(_read_run(run) for run in runs),
         indexes=indexes,
         readers=readers,
         timings=read_benchmarks(arguments.benchmarks, recipes=recipes),
@@ -103,8 +104,8 @@ def _read_run(run: dict[str, Any]) -> Run:
 def _named_path(text: str) -> tuple[str, Path]:
     """NAME=FILE of the command line."""
     name, separator, path = text.partition("=")
-    if name not in ("frames", "flow") or not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} is not frames=FILE or flow=FILE")
+    if name not in ("frames", "flow", "warped_flow") or not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not frames=FILE, flow=FILE or warped_flow=FILE")
     return name, Path(path)
 
 
@@ -114,14 +115,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", type=json.loads, required=True, help="the whole configuration as JSON")
     parser.add_argument("--manifest", type=Path, required=True, help="the dataset's manifest")
     parser.add_argument("--results", type=Path, required=True, help="results.json of the evaluation")
-    parser.add_argument("--index", type=_named_path, action="append", default=[], help="frames=FILE or flow=FILE")
-    parser.add_argument("--runs", type=json.loads, required=True, help="list of the runs with their folders as JSON")
+    parser.add_argument("--index", type=_named_path, action="append", default=[], help="STORE=FILE")
+    parser.add_argument("--runs", type=Path, required=True, help="JSON file: list of the runs with their folders")
     parser.add_argument("--benchmarks", type=Path, required=True, help="folder of Snakemake's benchmark files")
     parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
     arguments = parser.parse_args(argv)
     try:
         page = render(build_context(read_inputs(arguments)))
-    except ValueError as error:
+    except (KeyError, OSError, ValueError) as error:
         sys.exit(f"report: {error}")
     write_text(arguments.out, page)
 

@@ -147,7 +147,8 @@ def train_epoch(
         loss = F.cross_entropy(logits, labels, label_smoothing=optim.label_smoothing)
         fabric.backward(loss)
         if optim.clip_norm is not None:
-            fabric.clip_gradients(model, optimizer, max_norm=optim.clip_norm)
+            # what is not finite is told below, or undone by the loss scaler of 16-mixed
+            fabric.clip_gradients(model, optimizer, max_norm=optim.clip_norm, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad()
         right = (logits.argmax(dim=1) == labels).sum()
@@ -182,7 +183,7 @@ def make_optimizer(model: nn.Module, *, experiment: ExperimentConfig) -> torch.o
     all parameters have the same rate.
     """
     optim, tuning = experiment.optim, experiment.model.pretrained is not None
-    modality = "flow" if experiment.modality == "flow" else "rgb"
+    modality = "rgb" if experiment.modality == "frames" else experiment.modality
     groups = []
     for group in parameter_groups(model, modality=modality):
         lr = optim.lr * (group["lr_mult"] if tuning else 1.0)
@@ -316,7 +317,7 @@ def _training_loader(
         size=sampling.input_size,
         scales=sampling.crop_scales,
         flip=sampling.flip,
-        flow=experiment.modality == "flow",
+        flow=experiment.modality != "frames",
         seed=batches.seed,
     )
     loader: Any = DataLoader(
@@ -340,7 +341,7 @@ def _test_loader(
         segments=sampling.segments,
         size=sampling.input_size,
         crops=1,
-        flow=experiment.modality == "flow",
+        flow=experiment.modality != "frames",
         chunk=sampling.segments,
     )
     mine = Subset(dataset, range(fabric.global_rank, len(dataset), fabric.world_size))  # every video once

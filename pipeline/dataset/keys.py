@@ -21,11 +21,18 @@ VERSIONS = {
     "probe": 1,
     "frames": 1,
     "flow": 1,
+    "warped_flow": 1,
+    "manifest": 1,
+    "index": 1,
     "train": 1,
     "predict": 1,
     "baseline": 1,
     "evaluate": 1,
+    "report": 1,
 }
+
+# Stages that go by what probing found about a video, beside its bytes.
+PROBED = ("frames", "flow", "warped_flow")
 
 
 def recipe(stage: str, parameters: BaseModel | dict[str, Any], *upstream: str) -> str:
@@ -36,7 +43,7 @@ def recipe(stage: str, parameters: BaseModel | dict[str, Any], *upstream: str) -
         parameters: the stage's part of the configuration.
         upstream: recipes or digests that the stage's results depend on.
     """
-    return _hash(stage, VERSIONS[stage], json.loads(canonical(parameters)), *upstream, size=6)
+    return _hash(stage, *_versions(stage), json.loads(canonical(parameters)), *upstream, size=6)
 
 
 def artifact_key(stage: str, parameters: BaseModel | dict[str, Any], *digests: str) -> str:
@@ -47,7 +54,11 @@ def artifact_key(stage: str, parameters: BaseModel | dict[str, Any], *digests: s
         parameters: the stage's part of the configuration.
         digests: digests of the inputs' bytes.
     """
-    return _hash(stage, VERSIONS[stage], json.loads(canonical(parameters)), *digests, size=16)
+    return _hash(stage, *_versions(stage), json.loads(canonical(parameters)), *digests, size=16)
+
+
+def _versions(stage: str) -> list[int]:
+    return [VERSIONS[stage], VERSIONS["probe"]] if stage in PROBED else [VERSIONS[stage]]
 
 
 def _hash(*parts: Any, size: int) -> str:

@@ -107,6 +107,8 @@ def check(videos: Iterable[Video], *, splits: Iterable[str]) -> Manifest:
 
 
 def _check_video(video: Video) -> None:
+    if re.search("[\ud800-\udfff]", video.path):  # how Python shows bytes that are not UTF-8
+        raise ValueError(f"the file name {video.path!a} is not UTF-8; rename the file")
     if not video.id or video.id in (".", "..") or re.search(r"[/\\\x00-\x1f]", video.id):
         raise ValueError(f"the video id {video.id!r} has a path or a control character in it; use a plain name")
     if not video.labels:
@@ -155,13 +157,16 @@ def read_manifest(path: Path) -> Manifest:
     Raises:
         ValueError: the file is not a manifest.
     """
-    with path.open(newline="") as file:
-        rows = csv.DictReader(file, dialect="excel-tab")
-        missing = set(COLUMNS) - set(rows.fieldnames or ())
-        if missing:
-            raise ValueError(f"{path} is not a manifest: it lacks the column {sorted(missing)[0]!r}; run it anew")
-        splits = [name for name in rows.fieldnames or () if name not in COLUMNS]
-        return Manifest(tuple(_video(row, splits) for row in rows))
+    try:
+        with path.open(newline="") as file:
+            rows = csv.DictReader(file, dialect="excel-tab")
+            missing = set(COLUMNS) - set(rows.fieldnames or ())
+            if missing:
+                raise ValueError(f"it lacks the column {min(missing)!r}")
+            splits = [name for name in rows.fieldnames or () if name not in COLUMNS]
+            return Manifest(tuple(_video(row, splits) for row in rows))
+    except (AttributeError, OSError, TypeError, ValueError, csv.Error) as error:  # a row cut short has None in it
+        raise ValueError(f"{path} is not a manifest: {error}; delete it and run again") from None
 
 
 def _video(row: dict[str, str], splits: list[str]) -> Video:

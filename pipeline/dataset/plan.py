@@ -64,18 +64,20 @@ def _lines(rows: list[dict[str, Any]]) -> str:
 
 
 def stage_recipes(config: Config) -> dict[str, str]:
-    """Recipes of the preprocessing stages."""
-    return {
-        "probe": recipe("probe", {"min_frames": config.min_frames}),
-        "frames": recipe("frames", config.frames),
-        "flow": recipe("flow", config.flow),
-    }
+    """Recipes of the preprocessing stages that the configuration asks for."""
+    probe = {"probe": recipe("probe", {})}
+    return probe | {stage: recipe(stage, getattr(config, stage)) for stage in config.stores}
 
 
 def training_part(experiment: ExperimentConfig) -> dict[str, Any]:
     """The settings of an experiment that its training depends on; not what only testing or fusion reads."""
     excluded: dict[str, Any] = {"weight": True, "sampling": {"test_segments", "test_crops"}}
     return experiment.model_dump(mode="json", exclude=excluded)
+
+
+def predicting_part(experiment: ExperimentConfig) -> dict[str, Any]:
+    """The settings of an experiment that its scores depend on, given the trained model."""
+    return experiment.model_dump(mode="json", exclude={"weight", "optim"})
 
 
 def train_recipe(experiment: ExperimentConfig, *, precision: str, stages: Mapping[str, str]) -> str:

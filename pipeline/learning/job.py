@@ -46,7 +46,7 @@ def start(compute: ComputeConfig, *, devices: int, precision: str) -> Fabric:
     cv2.setNumThreads(0)  # many small images: threads cost more than they give
     try:
         fabric = Fabric(
-            accelerator=compute.accelerator,
+            accelerator="cuda" if compute.accelerator == "auto" and torch.cuda.is_available() else _host(compute),
             devices=devices,
             precision=precision,  # type: ignore[arg-type]
             strategy="ddp" if devices > 1 else "auto",
@@ -58,13 +58,18 @@ def start(compute: ComputeConfig, *, devices: int, precision: str) -> Fabric:
     return fabric
 
 
+def _host(compute: ComputeConfig) -> str:
+    """What ``auto`` means without CUDA; Apple's GPU has no float64, which the sums over an epoch need."""
+    return "cpu" if compute.accelerator == "auto" else compute.accelerator
+
+
 def model_keywords(experiment: ExperimentConfig, *, num_classes: int) -> dict[str, Any]:
     """The keywords of ``models.build.build`` for an experiment; all of them plain JSON values."""
     channels = 3 if experiment.modality == "frames" else 2
     return {
         **experiment.model.model_dump(mode="json"),
         "num_classes": num_classes,
-        "modality": "rgb" if experiment.modality == "frames" else "flow",
+        "modality": "rgb" if experiment.modality == "frames" else experiment.modality,
         "in_channels": channels * experiment.sampling.snippet,
         "segments": experiment.sampling.segments,
     }

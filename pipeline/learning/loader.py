@@ -29,7 +29,7 @@ from pipeline.stores.frames import FrameShards
 class Index(TypedDict):
     """Where the readers find each video of one store (written by the index stage)."""
 
-    stage: Literal["frames", "flow"]
+    stage: Literal["frames", "flow", "warped_flow"]
     store: str
     parameters: dict[str, Any]
     videos: dict[str, dict[str, Any]]
@@ -64,10 +64,12 @@ def read_index(path: Path, *, stage: str) -> Index:
         found = index["stage"]
     except FileNotFoundError:
         raise ValueError(f"there is no index {path}; run the index stage first") from None
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         raise ValueError(f"{path} is not an index; delete it and run again") from None
     if found != stage:
         raise ValueError(f"{path} is an index of {found}, but {stage} is needed")
+    if not Index.__annotations__.keys() <= index.keys():
+        raise ValueError(f"{path} is not a whole index; delete it and run again")
     return index
 
 
@@ -97,7 +99,7 @@ def open_reader(index: Index) -> Reader:
     match index["stage"]:
         case "frames":
             return FrameReader(FrameShards(Path(index["store"])), index["videos"])
-        case "flow":
+        case "flow" | "warped_flow":
             store = FlowStore(Path(index["store"]), parameters=index["parameters"])
             return FlowReader(store, index["videos"])
 

@@ -40,6 +40,8 @@ ATTENTION_VIDEOS = 6
 READABLE_CLASSES = 20
 """A confusion matrix of more classes is drawn without text."""
 CONFUSED_PAIRS = 12
+MUCH_CLIPPED = 0.01
+"""A video of whose flow vectors a larger part is beyond the bound is listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,7 @@ class Inputs:
     results: dict[str, Any]
     runs: tuple[Run, ...]
     indexes: dict[str, dict[str, Any]]
-    """By modality: frames, flow. Either may be missing."""
+    """By modality: frames, flow, warped_flow. Any may be missing."""
     timings: list[RuleTiming]
     readers: dict[str, Reader]
     """By modality, as ``indexes``."""
@@ -82,6 +84,7 @@ def build_context(inputs: Inputs) -> dict[str, Any]:
         "headline": _headline(results, dataset),
         "results": results,
         "dataset": dataset,
+        "much_clipped": MUCH_CLIPPED,
         "samples": _samples(inputs),
         "curves": _curves(inputs),
         "confusion": _confusion(inputs, results),
@@ -206,32 +209,50 @@ def _kinds(names: Sequence[str], *, limit: int = 6) -> str:
 
 
 def _store(name: str, index: dict[str, Any]) -> dict[str, Any]:
-    videos = list(index["videos"].values())
+    videos = index["videos"]
+    clipped = {video: facts["clipped"] for video, facts in videos.items() if "clipped" in facts}
+    much = sorted(((share, video) for video, share in clipped.items() if share > MUCH_CLIPPED), reverse=True)
     return {
         "name": name,
         "videos": len(videos),
-        "frames": sum(facts["frames"] for facts in videos),
-        "sizes": _kinds([f"{facts['width']} × {facts['height']}" for facts in videos], limit=3),
-        "clipped": spread([facts["clipped"] for facts in videos if "clipped" in facts]),
+        "frames": sum(facts["frames"] for facts in videos.values()),
+        "sizes": _kinds([f"{facts['width']} × {facts['height']}" for facts in videos.values()], limit=3),
+        "clipped": spread(list(clipped.values())),
+        "much_clipped": [(video, share) for share, video in much],
+        "bound": index["parameters"].get("bound"),
+        "camera": _camera([facts for facts in videos.values() if "camera" in facts]),
+    }
+
+
+def _camera(videos: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The camera motion that was taken out of a warped flow store; None for another one."""
+    if not videos:
+        return None
+    pairs = sum(facts["frames"] for facts in videos)
+    return {
+        "motion_px": spread([facts["camera"]["motion_px"] for facts in videos]),
+        "residual_px": spread([facts["camera"]["residual_px"] for facts in videos]),
+        "moved": sum(facts["camera"]["moved"] * facts["frames"] for facts in videos) / pairs,
     }
 
 
 def _samples(inputs: Inputs) -> dict[str, Any]:
-    frames, flow = inputs.indexes.get("frames"), inputs.indexes.get("flow")
+    frames = inputs.indexes.get("frames")
     if not frames:
         return {"cards": []}
-    usable = set(frames["videos"]) & set((flow or frames)["videos"])
+    kinds = [name for name in ("flow", "warped_flow") if name in inputs.indexes]
+    usable = set(frames["videos"]).intersection(*(inputs.indexes[name]["videos"] for name in kinds))
     cards = []
     for video in sample_videos(inputs.manifest, usable, inputs.config.splits[0], limit=SAMPLES):
         strip = sample_strip(
             video.id,
             frames=frames["videos"][video.id],
             read_frames=inputs.readers["frames"],
-            flow=flow["videos"][video.id] if flow else None,
-            read_flow=inputs.readers.get("flow"),
+            flows=[(inputs.indexes[name]["videos"][video.id], inputs.readers[name]) for name in kinds],
         )
         cards.append({"id": video.id, "label": " / ".join(video.labels), **strip})
-    return {"cards": cards, "wheel": wheel_uri() if flow else "", "least_px": LEAST_SCALE_PX}
+    wheel = wheel_uri() if kinds else ""
+    return {"cards": cards, "wheel": wheel, "least_px": LEAST_SCALE_PX, "warped": "warped_flow" in kinds}
 
 
 def _curves(inputs: Inputs) -> list[dict[str, Any]]:
@@ -329,7 +350,7 @@ def _attention_strip(inputs: Inputs, name: str, scores: Scores, video: str, labe
         snippet=experiment.sampling.snippet,
         length=inputs.indexes[experiment.modality]["videos"][video]["frames"],
         read=inputs.readers[experiment.modality],
-        is_flow=experiment.modality == "flow",
+        is_flow=experiment.modality != "frames",
     )
     said = predicted(scores, row)
     return {"name": name, "predicted": said, "right": said in labels, **strip}
@@ -339,7 +360,7 @@ def _timings(inputs: Inputs) -> list[dict[str, Any]]:
     """Cost of each rule, and what a second of one of its jobs did where the indexes tell."""
     probed = [video for video in inputs.manifest.videos if video.frames]
     done = {"probe": (len(probed), sum(video.frames or 0 for video in probed), "frames")}
-    for name, unit in (("frames", "frames"), ("flow", "pairs")):
+    for name, unit in (("frames", "frames"), ("flow", "pairs"), ("warped_flow", "pairs")):
         videos = inputs.indexes.get(name, {}).get("videos", {})
         done[name] = (len(videos), sum(facts["frames"] for facts in videos.values()), unit)
     rows = []

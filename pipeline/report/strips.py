@@ -52,28 +52,32 @@ def flow_reader(index: Index) -> Reader:
 
 
 def sample_strip(
-    video: str, *, frames: Index, read_frames: Reader, flow: Index | None, read_flow: Reader | None
+    video: str, *, frames: Index, read_frames: Reader, flows: Sequence[tuple[Index, Reader]] = ()
 ) -> dict[str, Any]:
-    """Frames at even moments and, under each, the flow nearest in time: the two stores may have different rates.
+    """Frames at even moments and, under each, the flow nearest in time: the stores may have different rates.
 
     Args:
         video: id.
         frames: what the index says of the video in the frame store.
         read_frames: of the frame store.
-        flow: the same for the flow store; None if there is none.
-        read_flow: of the flow store; None if there is none.
+        flows: the same for each flow store to show, in the order from top to bottom.
 
     Returns:
-        ``columns``: frame number, picture, flow field number and flow picture (None if there is no flow);
-        ``scale_px``: the length that has full colour, None without flow.
+        ``columns``: frame number, picture, and a list of field number and picture for each flow store that has the
+        video; ``scale_px``: the length that has full colour, in all of them alike, None without flow.
     """
     moments = evenly(frames["frames"], MOMENTS)
     pictures = [jpeg_uri(frame, width_px=MOMENT_PX) for frame in read_frames(video, moments)]
-    if not flow or not read_flow or not flow["frames"]:
-        return {"columns": [(n, uri, None, None) for n, uri in zip(moments, pictures, strict=True)], "scale_px": None}
-    fields = [min(round(n / frames["fps"] * flow["fps"]), flow["frames"] - 1) for n in moments]
-    coloured, scale_px = _coloured(read_flow(video, fields), width_px=MOMENT_PX)
-    return {"columns": list(zip(moments, pictures, fields, coloured, strict=True)), "scale_px": scale_px}
+    rows, read = [], []
+    for flow, read_flow in flows:
+        if flow["frames"]:
+            rows.append([min(round(n / frames["fps"] * flow["fps"]), flow["frames"] - 1) for n in moments])
+            read += read_flow(video, rows[-1])
+    coloured, scale_px = _coloured(read, width_px=MOMENT_PX) if read else ([], None)
+    below = [
+        [(row[i], coloured[number * len(moments) + i]) for number, row in enumerate(rows)] for i in range(len(moments))
+    ]
+    return {"columns": list(zip(moments, pictures, below, strict=True)), "scale_px": scale_px}
 
 
 def attention_strip(

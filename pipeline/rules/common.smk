@@ -13,30 +13,45 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [workflow.basedir, os.environ.get("PYTHONPATH")])
 )
 
+if not os.access(
+    workflow.basedir, os.W_OK
+):  # numba keeps compiled code beside the source where it can
+    os.environ.setdefault("NUMBA_CACHE_DIR", os.path.abspath(".numba"))
+
 from pipeline.config import canonical, load
+from pipeline.dataset.keys import VERSIONS
 from pipeline.dataset.plan import (
     baseline_recipe,
     predict_recipe,
     read_shards,
     stage_recipes,
     train_recipe,
+    predicting_part,
     training_part,
     write_plan,
 )
 from pipeline.lock import hold
-from stages.manifest import demo_folder, scan
+from pipeline.stores.publish import write_if_changed
+from stages.manifest import demo_folder, digest, find
 
 
-def prepare():
-    """Check the configuration and bring the plan up to date; only the main process writes, jobs read."""
-    checked = load(config)
+def prepare(checked):
+    """Bring the plan up to date and return its shards; only the main process writes, jobs read.
+
+    The lock is taken before anything is written, so that no second run, not even a dry one, changes the plan under a
+    first.
+    """
     plan = checked.work_dir / "plan"
     if not workflow.is_main_process:
-        return checked, read_shards(plan)
+        return read_shards(plan)
+    lock = checked.work_dir / ".lock"
     if checked.dataset == "demo":
+        hold(lock)
         make_demo(checked)
-    found = scan(checked, cache=plan / "digests.sqlite")
-    return checked, write_plan(found, shards=checked.shards, folder=plan)
+    found = find(checked)
+    hold(lock)
+    found = digest(found, cache=plan / "digests.sqlite")
+    return write_plan(found, shards=checked.shards, folder=plan)
 
 
 def make_demo(checked):
@@ -57,16 +72,8 @@ def make_demo(checked):
         )
 
 
-def hold_lock():
-    """Let no second run work in the same folder."""
-    try:
-        hold(WORK / ".lock")
-    except ValueError as error:
-        sys.exit(f"wherewhen: {error}")
-
-
 try:
-    CONFIG, SHARDS = prepare()
+    CONFIG = load(config)
     RECIPES = stage_recipes(CONFIG)
     TRAIN = {
         name: train_recipe(
@@ -74,14 +81,22 @@ try:
         )
         for name, experiment in CONFIG.experiments.items()
     }
-except ValueError as error:
+    SHARDS = prepare(CONFIG)
+except (OSError, ValueError) as error:
     sys.exit(f"wherewhen: {error}")
 
 WORK = CONFIG.work_dir
 PLAN = WORK / "plan"
 PYTHON = shlex.quote(sys.executable)
 COMPUTE = canonical(CONFIG.compute)
-STORES = ("frames", "flow")
+TRAIN_THREADS = CONFIG.compute.devices * (
+    CONFIG.compute.threads + CONFIG.compute.workers
+)
+# A GPU is asked for where there is one here, or where the configuration says that jobs will find one.
+GPU = CONFIG.compute.accelerator == "cuda" or (
+    CONFIG.compute.accelerator == "auto" and Path("/dev/nvidia0").exists()
+)
+STORES = CONFIG.stores
 MANIFEST = f"{WORK}/manifest-{RECIPES['probe']}.tsv"
 RESULTS = f"{WORK}/results.json"
 REPORT = f"{WORK}/report.html"
@@ -98,7 +113,7 @@ def receipts(stage):
 def store(stage):
     return (
         f"{WORK}/stores/flow"
-        if stage == "flow"
+        if stage in ("flow", "warped_flow")
         else f"{WORK}/stores/{stage}-{RECIPES[stage]}"
     )
 
@@ -148,6 +163,16 @@ def runs():
         for split in CONFIG.splits
     ]
     return found + baseline
+
+
+# What a job is told of its experiment: no more than its results depend on, or a change elsewhere would run it again.
+TRAINING = {name: canonical(training_part(e)) for name, e in CONFIG.experiments.items()}
+PREDICTING = {
+    name: canonical(predicting_part(e)) for name, e in CONFIG.experiments.items()
+}
+RUNS = f"{PLAN}/runs.json"  # by file, because a command-line argument holds at most 128 KiB
+if workflow.is_main_process:
+    write_if_changed(Path(RUNS), json.dumps(runs(), sort_keys=True, indent=1) + "\n")
 
 
 wildcard_constraints:

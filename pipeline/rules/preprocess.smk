@@ -16,10 +16,9 @@ rule probe:
         mem_mb=500,
     params:
         store=store("probe"),
-        min_frames=CONFIG.min_frames,
     shell:
-        "{PYTHON} -m stages.probe --shard {input} --store {params.store} --min-frames {params.min_frames}"
-        " --on-error {CONFIG.on_error} --receipt {output} 2> {log}"
+        "{PYTHON} -m stages.probe --shard {input:q} --store {params.store:q}"
+        " --on-error {CONFIG.on_error} --receipt {output:q} 2> {log:q}"
 
 
 rule manifest:
@@ -30,12 +29,18 @@ rule manifest:
         MANIFEST,
     log:
         f"{WORK}/logs/manifest.log",
+    benchmark:
+        f"{WORK}/benchmarks/manifest/all-{RECIPES['probe']}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
     params:
+        version=VERSIONS["manifest"],
         receipts=receipts_folder("probe"),
         splits=list(CONFIG.splits),
     shell:
-        "{PYTHON} -m stages.manifest --plan {PLAN} --receipts {params.receipts} --splits {params.splits}"
-        " --max-quarantined {CONFIG.max_quarantined} --out {output} 2> {log}"
+        "{PYTHON} -m stages.manifest --plan {PLAN:q} --receipts {params.receipts:q} --splits {params.splits}"
+        " --max-quarantined {CONFIG.max_quarantined} --out {output:q} 2> {log:q}"
 
 
 rule frames:
@@ -54,8 +59,8 @@ rule frames:
         store=store("frames"),
         settings=canonical(CONFIG.frames),
     shell:
-        "{PYTHON} -m stages.frames --shard {input} --store {params.store} --params {params.settings:q}"
-        " --on-error {CONFIG.on_error} --receipt {output} 2> {log}"
+        "{PYTHON} -m stages.frames --shard {input:q} --store {params.store:q} --params {params.settings:q}"
+        " --on-error {CONFIG.on_error} --receipt {output:q} 2> {log:q}"
 
 
 rule flow:
@@ -74,8 +79,30 @@ rule flow:
         store=store("flow"),
         settings=canonical(CONFIG.flow),
     shell:
-        "{PYTHON} -m stages.flow --shard {input} --store {params.store} --params {params.settings:q}"
-        " --on-error {CONFIG.on_error} --receipt {output} 2> {log}"
+        "{PYTHON} -m stages.flow --shard {input:q} --store {params.store:q} --params {params.settings:q}"
+        " --on-error {CONFIG.on_error} --receipt {output:q} 2> {log:q}"
+
+
+if "warped_flow" in STORES:
+
+    rule warped_flow:
+        input:
+            f"{receipts_folder('probe')}/{{shard}}.json",
+        output:
+            f"{receipts_folder('warped_flow')}/{{shard}}.json",
+        log:
+            f"{WORK}/logs/warped_flow/{{shard}}.log",
+        benchmark:
+            f"{WORK}/benchmarks/warped_flow/{{shard}}-{RECIPES['warped_flow']}.tsv"
+        threads: 1
+        resources:
+            mem_mb=2000,
+        params:
+            store=store("warped_flow"),
+            settings=canonical(CONFIG.warped_flow),
+        shell:
+            "{PYTHON} -m stages.warped_flow --shard {input:q} --store {params.store:q} --params {params.settings:q}"
+            " --on-error {CONFIG.on_error} --receipt {output:q} 2> {log:q}"
 
 
 # One rule for each store, because the receipts that it gathers differ.
@@ -89,14 +116,21 @@ for stage in STORES:
         output:
             index_file(stage),
         log:
-            f"{WORK}/logs/index-{stage}.log",
+            f"{WORK}/logs/index/{stage}.log",
+        benchmark:
+            f"{WORK}/benchmarks/index_{stage}/all-{RECIPES[stage]}.tsv"
+        localrule: True
+        threads: 1
+        resources:
+            mem_mb=2000,
         params:
+            version=VERSIONS["index"],
             stage=stage,
             shards=f"{PLAN}/shards.json",
             receipts=receipts_folder(stage),
             store=store(stage),
             settings=canonical(getattr(CONFIG, stage)),
         shell:
-            "{PYTHON} -m stages.index --stage {params.stage} --shards {params.shards} --receipts {params.receipts}"
-            " --store {params.store} --params {params.settings:q} --max-quarantined {CONFIG.max_quarantined}"
-            " --out {output} 2> {log}"
+            "{PYTHON} -m stages.index --stage {params.stage} --shards {params.shards:q} --receipts {params.receipts:q}"
+            " --store {params.store:q} --params {params.settings:q} --max-quarantined {CONFIG.max_quarantined}"
+            " --out {output:q} 2> {log:q}"

@@ -4,6 +4,7 @@
 rule evaluate:
     input:
         manifest=MANIFEST,
+        runs=RUNS,
         scores=[run["scores"] for run in runs()],
     output:
         RESULTS,
@@ -15,17 +16,18 @@ rule evaluate:
     resources:
         mem_mb=1000,
     params:
-        runs=json.dumps(runs(), sort_keys=True),
         fuse_on=CONFIG.fuse_on,
+        version=VERSIONS["evaluate"],
     shell:
-        "{PYTHON} -m stages.evaluate --manifest {input.manifest} --runs {params.runs:q}"
-        " --fuse-on {params.fuse_on} --out {output} 2> {log}"
+        "{PYTHON} -m stages.evaluate --manifest {input.manifest:q} --runs {input.runs:q}"
+        " --fuse-on {params.fuse_on} --out {output:q} 2> {log:q}"
 
 
 rule report:
     input:
         manifest=MANIFEST,
         results=RESULTS,
+        runs=RUNS,
         indexes=[index_file(stage) for stage in STORES],
         histories=[
             f"{run['folder']}/history.csv"
@@ -36,14 +38,20 @@ rule report:
         report(REPORT, category="wherewhen"),
     log:
         f"{WORK}/logs/report.log",
+    benchmark:
+        f"{WORK}/benchmarks/report/all.tsv"
     threads: 1
     resources:
         mem_mb=2000,
     params:
         config=canonical(CONFIG),
-        indexes=[f"--index {stage}={index_file(stage)}" for stage in STORES],
-        runs=json.dumps(runs(), sort_keys=True),
+        indexes=[
+            word
+            for stage in STORES
+            for word in ("--index", f"{stage}={index_file(stage)}")
+        ],
+        version=VERSIONS["report"],
         benchmarks=f"{WORK}/benchmarks",
     shell:
-        "{PYTHON} -m stages.report --config {params.config:q} --manifest {input.manifest} --results {input.results}"
-        " {params.indexes} --runs {params.runs:q} --benchmarks {params.benchmarks} --out {output} 2> {log}"
+        "{PYTHON} -m stages.report --config {params.config:q} --manifest {input.manifest:q} --results {input.results:q}"
+        " {params.indexes:q} --runs {input.runs:q} --benchmarks {params.benchmarks:q} --out {output:q} 2> {log:q}"

@@ -16,17 +16,17 @@ for name, experiment in CONFIG.experiments.items():
             f"{WORK}/logs/train/{name}-{{split}}-seed{{seed}}.log",
         benchmark:
             f"{WORK}/benchmarks/train/{name}-{TRAIN[name]}-{{split}}-seed{{seed}}.tsv"
-        threads: CONFIG.compute.threads
+        threads: TRAIN_THREADS
         resources:
             mem_mb=4000,
-            gpu=0 if CONFIG.compute.accelerator == "cpu" else CONFIG.compute.devices,
+            gpu=CONFIG.compute.devices if GPU else 0,
         params:
-            experiment=canonical(training_part(experiment)),
+            experiment=TRAINING[name],
             folder=run_folder(name),
         shell:
-            "{PYTHON} -m stages.train --manifest {input.manifest} --index {input.index}"
+            "{PYTHON} -m stages.train --manifest {input.manifest:q} --index {input.index:q}"
             " --experiment {params.experiment:q} --compute {COMPUTE:q}"
-            " --split {wildcards.split} --seed {wildcards.seed} --out {params.folder} 2> {log}"
+            " --split {wildcards.split} --seed {wildcards.seed} --out {params.folder:q} 2> {log:q}"
 
     rule:
         name:
@@ -41,16 +41,16 @@ for name, experiment in CONFIG.experiments.items():
             f"{WORK}/logs/predict/{name}-{{split}}-seed{{seed}}.log",
         benchmark:
             f"{WORK}/benchmarks/predict/{name}-{TRAIN[name]}-{{split}}-seed{{seed}}.tsv"
-        threads: CONFIG.compute.threads
+        threads: CONFIG.compute.threads + CONFIG.compute.workers
         resources:
             mem_mb=4000,
-            gpu=0 if CONFIG.compute.accelerator == "cpu" else 1,
+            gpu=1 if GPU else 0,
         params:
-            experiment=canonical(experiment),
+            experiment=PREDICTING[name],
         shell:
-            "{PYTHON} -m stages.predict --manifest {input.manifest} --index {input.index} --checkpoint {input.model}"
+            "{PYTHON} -m stages.predict --manifest {input.manifest:q} --index {input.index:q} --checkpoint {input.model:q}"
             " --experiment {params.experiment:q} --compute {COMPUTE:q}"
-            " --split {wildcards.split} --out {output} 2> {log}"
+            " --split {wildcards.split} --out {output:q} 2> {log:q}"
 
 
 rule baseline:
@@ -67,5 +67,5 @@ rule baseline:
     resources:
         mem_mb=2000,
     shell:
-        "{PYTHON} -m stages.baseline --manifest {input.manifest} --index {input.index}"
-        " --split {wildcards.split} --out {output} 2> {log}"
+        "{PYTHON} -m stages.baseline --manifest {input.manifest:q} --index {input.index:q}"
+        " --split {wildcards.split} --out {output:q} 2> {log:q}"

@@ -7,6 +7,9 @@ lie together in shard files, one for an ordinary video, several for a long one s
 Any zarr reads it. ``FlowStore.read`` finds the chunks in a shard by itself, which takes about half the CPU time of
 zarr's fastest codec pipeline and, unlike that one's thread pool, works in the forked workers of a data loader.
 
+Warped flow has a file ``pairs.npz`` in the array's folder, which plain zarr does not look at: what was found out about
+each pair, one row a field.
+
 Shapes: T frames of the video; H W height and width of the flow.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -35,6 +39,7 @@ SHARD_BYTES = 96 << 20
 _ENTRY_BYTES = 16  # of the index at a shard's end: offset and size of each chunk
 _CHECKSUM_BYTES = 4
 _CACHED_LAYOUTS = 20_000
+_PAIRS = "pairs.npz"
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,12 @@ class FlowStore:
         return (self.path(key) / "zarr.json").is_file()
 
     def write(
-        self, key: str, fields: Iterable[NDArray[np.uint8]], *, describe: Callable[[int], dict[str, Any]]
+        self,
+        key: str,
+        fields: Iterable[NDArray[np.uint8]],
+        *,
+        describe: Callable[[int], dict[str, Any]],
+        pairs: Callable[[], dict[str, NDArray[Any]]] = dict,
     ) -> dict[str, Any]:
         """Write an array, atomically. If another process writes the same key meanwhile, either may win.
 
@@ -79,6 +89,7 @@ class FlowStore:
             fields: quantised flow, each (2, H, W) uint8; taken one at a time, at most ``SHARD_BYTES`` are held. If it
                 raises, nothing is written.
             describe: called after the last field with their number; returns the attributes, JSON values only.
+            pairs: called after that; returns arrays with one row a field, to be kept beside the flow. None by default.
 
         Returns:
             The attributes.
@@ -102,7 +113,25 @@ class FlowStore:
                 block = list(islice(fields, capacity))
             attributes = describe(count)
             array.update_attributes(attributes)
+            if found := pairs():
+                np.savez(folder / _PAIRS, **found)  # type: ignore[arg-type]
         return attributes
+
+    def pairs(self, key: str) -> dict[str, NDArray[Any]]:
+        """What is kept beside the flow of a key, arrays with one row a field; nothing for plain flow.
+
+        Raises:
+            ValueError: there is no such array, or the file beside it is damaged.
+        """
+        self._metadata(key)
+        path = self.path(key) / _PAIRS
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return dict(archive)
+        except FileNotFoundError:
+            return {}
+        except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is damaged ({error}); delete its array and run the flow stage again") from None
 
     def attributes(self, key: str) -> dict[str, Any]:
         """What is known of an array: how, from what and with what it was made.

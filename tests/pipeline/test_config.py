@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,31 @@ def test_canonical_text_reads_back() -> None:
         ({"experiments": {"rgb": {}}}, "the key 'experiments.rgb.modality' is missing"),
         ({"name": "../up"}, "name is '../up'"),
         ({"max_quarantined": 1.5}, "max_quarantined is 1.5"),
+        ({"shards": 100_001}, "shards is 100001"),
+        ({"seeds": [0, 1, 0]}, "seeds names a value twice: [0, 1, 0]"),
+        ({"splits": ["split1", "split1"]}, "splits names a value twice"),
+        ({"experiments": {"fused": {"modality": "flow"}}}, "an experiment cannot be called 'fused'"),
+        ({"flow": {"size": [9, 9], "median_filtering": 3}}, "median_filtering 3 needs backend: opencv"),
+        ({"flow": {"size": [2, 9]}}, "flow needs frames of at least 3 x 3 pixels"),
+        ({"dataset": "demo"}, "dataset demo renders its own videos"),
+        (
+            {"experiments": {"rgb": {"modality": "frames", "model": {"partial_bn": True}}}},
+            "partial_bn would freeze untrained statistics",
+        ),
+        (
+            {
+                "experiments": {
+                    "a": {"modality": "flow", "model": {"backbone": "bn_inception"}, "sampling": {"input_size": 80}}
+                }
+            },
+            "use a multiple of 32",
+        ),
+        (
+            {"compute": {"devices": 3}, "experiments": {"a": {"modality": "flow", "optim": {"batch_size": 32}}}},
+            "batch_size 32 of a cannot be shared by 3 devices",
+        ),
+        ({"experiments": {"a": {"modality": "flow", "optim": {"lr": float("inf")}}}}, "experiments.a.optim.lr is inf"),
+        ({"experiments": {"a": {"modality": "flow", "sampling": {"crop_scales": []}}}}, "crop_scales is []"),
     ],
 )
 def test_a_wrong_key_or_value_is_one_clear_sentence(change: dict[str, Any], sentence: str) -> None:
@@ -98,3 +124,44 @@ def test_configuration_cannot_be_changed_by_accident() -> None:
     config: Config = load(MINIMAL)
     with pytest.raises(ValueError, match="frozen"):
         config.shards = 3  # type: ignore[misc]
+
+
+def test_warped_flow_is_like_flow_but_for_what_is_set() -> None:
+    flow = {"short_side": 112, "bound": 15, "lambda": 0.1, "warps": 2, "step": 2}
+    config = load({**MINIMAL, "flow": flow, "warped_flow": {"warps": 3}})
+    assert config.warped_flow.model_dump(include=set(FlowConfig.model_fields)) == {
+        **config.flow.model_dump(),
+        "warps": 3,
+    }
+    sized = load({**MINIMAL, "flow": flow, "warped_flow": {"size": [64, 48]}}).warped_flow
+    assert (sized.size, sized.short_side, sized.bound) == ((64, 48), None, 15)
+    assert load(MINIMAL).warped_flow.size == load(MINIMAL).flow.size
+    assert load(json.loads(canonical(config))) == config  # as the report reads it
+
+
+def test_a_wrong_flow_setting_is_told_once() -> None:
+    with pytest.raises(ValueError) as error:
+        load({**MINIMAL, "flow": {"size": [9, 9], "bond": 1}})
+    assert str(error.value).count("bond") == 1
+    assert "warped_flow" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"mod": "correct"}, "unknown key 'warped_flow.mod'; the nearest known key is 'mode'"),
+        ({"mode": "denseflow"}, "warped_flow.mode is 'denseflow'"),
+        ({"defects": ["corners_of_next_frame"]}, "warped_flow: defects belong to mode: dense_flow"),
+        ({"size": [9, 9], "short_side": 9}, "warped_flow: give either size or short_side"),
+    ],
+)
+def test_wrong_settings_of_warped_flow(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError) as error:
+        load({**MINIMAL, "warped_flow": settings})
+    assert sentence in str(error.value)
+
+
+def test_warped_flow_is_kept_only_if_a_stream_reads_it() -> None:
+    stream = {"modality": "warped_flow"}
+    assert load(MINIMAL).stores == ("frames", "flow")
+    assert load({**MINIMAL, "experiments": {"a": stream}}).stores == ("frames", "flow", "warped_flow")

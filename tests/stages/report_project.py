@@ -228,7 +228,8 @@ class Project:
         write_manifest(self.folder / "manifest.tsv", self.manifest)
         (self.folder / "results.json").write_text(json.dumps(self.results))
         arguments = ["--config", canonical(self.config), "--manifest", str(self.folder / "manifest.tsv")]
-        arguments += ["--results", str(self.folder / "results.json"), "--runs", json.dumps(self.runs)]
+        (self.folder / "runs.json").write_text(json.dumps(self.runs))
+        arguments += ["--results", str(self.folder / "results.json"), "--runs", str(self.folder / "runs.json")]
         arguments += ["--benchmarks", str(self.folder / "benchmarks"), "--out", str(self.folder / name)]
         for stage, index in self.indexes.items():
             (self.folder / f"{stage}.json").write_text(json.dumps(index))

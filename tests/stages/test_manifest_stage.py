@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pipeline.config import load
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.plan import write_plan
 from pipeline.dataset.receipts import Outcome, Receipt
-from stages.manifest import main, scan
+from stages.manifest import digest, find, main
 
 
 def make(root: Path, *names: str) -> None:
@@ -25,7 +26,7 @@ def make(root: Path, *names: str) -> None:
 
 def found(tmp_path: Path, **settings: Any) -> Manifest:
     config = load({"name": "x", "work": str(tmp_path / "work"), **settings})
-    return scan(config, cache=tmp_path / "cache.sqlite")
+    return digest(find(config), cache=tmp_path / "cache.sqlite")
 
 
 def folders(tmp_path: Path, **settings: Any) -> Manifest:
@@ -71,6 +72,36 @@ def test_mixed_layout_and_missing_folders(tmp_path: Path) -> None:
         folders(tmp_path)
 
 
+def test_what_would_be_overlooked_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "videos", "train/run/a.avi", "train/run/deeper/b.avi", "test/run/c.avi")
+    with pytest.raises(ValueError, match="run holds the folder deeper"):
+        folders(tmp_path)
+    (tmp_path / "videos/train/run/deeper/b.avi").unlink()
+    (tmp_path / "videos/train/run/deeper").rmdir()
+    assert len(folders(tmp_path).videos) == 2
+    (tmp_path / "videos/train/sit").mkdir()
+    with pytest.raises(ValueError, match="the class folder .*sit holds no video"):
+        folders(tmp_path)
+    (tmp_path / "videos/train/sit").rmdir()
+    with pytest.raises(ValueError, match="exclude_labels names 'walk', which no video has"):
+        folders(tmp_path, exclude_labels=["walk"])
+    os.mkfifo(tmp_path / "videos/train/run/pipe.avi")
+    with pytest.raises(ValueError, match=r"pipe\.avi is not a regular file"):
+        folders(tmp_path)
+
+
+def test_names_and_tables_that_are_not_utf8(tmp_path: Path) -> None:
+    make(tmp_path / "videos", "train/run/a.avi", "test/run/c.avi")
+    path = os.fsencode(tmp_path / "videos/train/run") + b"/caf\xe9.avi"
+    with open(path, "wb"):
+        pass
+    with pytest.raises(ValueError, match="is not UTF-8; rename the file"):
+        folders(tmp_path)
+    (tmp_path / "list.csv").write_bytes("path,label,caf\xe9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"list\.csv is not a CSV in UTF-8"):
+        found(tmp_path, dataset="csv", csv=str(tmp_path / "list.csv"))
+
+
 def table(tmp_path: Path, text: str, **settings: Any) -> Manifest:
     make(tmp_path / "videos", "a.avi", "b.avi", "c.avi", "d.avi")
     (tmp_path / "list.csv").write_text(text)
@@ -78,7 +109,7 @@ def table(tmp_path: Path, text: str, **settings: Any) -> Manifest:
 
 
 def test_csv(tmp_path: Path) -> None:
-    text = "path,label,split1,split2,note\na.avi,run,train,test,\nb.avi,run,test,train,x\nc.avi, sit ,train,train,\n"
+    text = "path,label,Split1,split2,note\na.avi,run,train,test,\nb.avi,run,test,train,x\nc.avi, sit ,train,train,\n"
     manifest = table(tmp_path, "\ufeff" + text, splits=["split1", "split2"])
     assert [(v.id, v.labels[0], v.splits) for v in manifest.videos] == [
         ("a", "run", {"split1": "train", "split2": "test"}),

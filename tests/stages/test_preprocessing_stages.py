@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_probe_finds_reuses_and_quarantines(clips: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    first = probed(list(clips.values()), tmp_path, min_frames=2)
+    first = probed(list(clips.values()), tmp_path)
     assert status(first) == {"a.x": "done", "b": "done", "c": "done", "single": "quarantined", "broken": "quarantined"}
     assert first.videos["b"].facts == {
         "path": clips["b"]["path"],
@@ -78,18 +79,21 @@ def test_probe_finds_reuses_and_quarantines(clips: dict[str, dict[str, Any]], tm
     }
     assert first.videos["single"].reason == "too few frames: 1 decode, 2 needed"
     before = content(tmp_path)
-    again = probed(list(clips.values()), tmp_path, min_frames=2)
+    again = probed(list(clips.values()), tmp_path)
     assert status(again) == {**status(first), "a.x": "reused", "b": "reused", "c": "reused"}
     assert again.usable() == first.usable()
     assert content(tmp_path) == before
-    assert probed(list(clips.values()), tmp_path, min_frames=1).videos["single"].status == "reused"
 
 
 def test_probe_notices_what_changed_since_the_plan(clips: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """That is no property of the video: the job fails, and nothing is quarantined or stored."""
     gone = {"id": "gone", "path": str(tmp_path / "gone.mp4"), "digest": "0", "bytes": 1}
-    found = probed([clips["a.x"] | {"bytes": 1}, gone], tmp_path)
-    assert "changed since the run began" in (found.videos["a.x"].reason or "")
-    assert found.videos["gone"].reason == "the file is missing"
+    with pytest.raises(OSError, match=r"cannot read .*gone\.mp4 any more"):
+        probed([gone], tmp_path)
+    for other in ("b", "broken"):
+        with pytest.raises(OSError, match="changed while the run was reading it"):
+            probed([clips["a.x"] | {"path": clips[other]["path"]}], tmp_path)
+    assert content(tmp_path) == {}
     moved = probed([clips["a.x"]], tmp_path).usable()["a.x"] | {"path": "elsewhere.mp4"}
     assert probed([clips["a.x"] | {"path": "elsewhere.mp4"}], tmp_path).usable()["a.x"] == moved
 
@@ -102,6 +106,19 @@ def test_fail_names_the_video(clips: dict[str, dict[str, Any]], tmp_path: Path) 
 def pack(videos: list[dict[str, Any]], folder: Path, config: FramesConfig = FRAMES) -> Receipt:
     receipt = probed(videos, folder / "probe")
     return frames.pack_shard(receipt, shard="7", store=folder / "frames", config=config)
+
+
+def test_no_other_video_is_stored_under_the_planned_ones_address(
+    clips: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    receipt = probed([clips["a.x"]], tmp_path / "probe")
+    swapped = receipt.videos["a.x"].facts | {"path": clips["b"]["path"]}
+    lying = replace(receipt, videos={"a.x": replace(receipt.videos["a.x"], facts=swapped)})
+    with pytest.raises(OSError, match="changed while the run was reading it"):
+        frames.pack_shard(lying, shard="7", store=tmp_path / "frames", config=FRAMES)
+    with pytest.raises(OSError, match="changed while the run was reading it"):
+        flow.solve_shard(lying, shard="7", store=tmp_path / "flow", config=FLOW)
+    assert not [path for path in tmp_path.rglob("*") if path.suffix == ".tar" or path.name == "zarr.json"]
 
 
 def test_frames_are_packed_reused_and_removed(clips: dict[str, dict[str, Any]], tmp_path: Path) -> None:
@@ -227,7 +244,7 @@ def test_clipped_vectors_are_counted(make_clip: Clip, tmp_path: Path) -> None:
 def command(stage: str, folder: Path, work: Path) -> list[str]:
     given = folder / "media" / "7.json" if stage == "probe" else work / "receipts" / "probe" / "7.json"
     made = {"frames": FRAMES, "flow": FLOW}
-    options = ["--params", made[stage].model_dump_json(by_alias=True)] if stage in made else ["--min-frames", "2"]
+    options = ["--params", made[stage].model_dump_json(by_alias=True)] if stage in made else []
     paths = ["--shard", str(given), "--store", str(work / "stores" / stage)]
     receipt = ["--receipt", str(work / "receipts" / stage / "7.json")]
     return [sys.executable, "-m", f"stages.{stage}", *paths, *receipt, *options]

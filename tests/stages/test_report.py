@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import itertools
 import re
 from pathlib import Path
@@ -141,6 +142,38 @@ def test_the_confusion_matrix_is_the_sum_of_the_runs(project: Project, page: Pag
         assert [int(cell) for cell in rows[label]] == counts.tolist()
 
 
+def test_warped_flow_is_shown_and_much_clipped_videos_are_listed(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    flow = project.indexes["flow"]
+    first, second, *others = flow["videos"]
+    flow["videos"][first]["clipped"] = 0.25
+    flow["videos"][second]["clipped"] = 0.3125
+    for video in others:
+        flow["videos"][video]["clipped"] = 0.01  # no more than is allowed
+    warped = copy.deepcopy(flow) | {"stage": "warped_flow"}
+    for number, facts in enumerate(warped["videos"].values()):
+        facts["camera"] = {"motion_px": 1.5 + number, "residual_px": 0.07, "moved": 0.5 if number else 1.0}
+        facts["clipped"] = 0.0
+    plain = Page(project.report())
+    project.indexes["warped_flow"] = warped
+    page = Page(project.report("warped.html"))
+
+    assert list(page.rows("clipped-flow").items())[1:] == [(second, ["31.2"]), (first, ["25.0"])]
+    assert "2 videos of the flow store have more than 1% of the vectors beyond the bound of 20 px" in " ".join(
+        page.sections["dataset"].split()
+    )
+    assert "clipped-warped_flow" not in page.tables
+    number = len(warped["videos"])
+    told = " ".join(page.sections["dataset"].split())
+    assert f"camera motion taken out of {100 * (0.5 + 0.5 / number):.1f}% of the pairs" in told
+    assert f"{1.5 + (number - 1) / 2:.2f} px a pair in the median video, {0.5 + number:.2f} in the one" in told
+    assert "flow that is left: 0.07 px in the median video" in told
+    pictures = [sum("warped flow" in a.get("alt", "") for tag, a in one.tags if tag == "img") for one in (plain, page)]
+    cells = [a for tag, a in page.tags if tag == "img" and a["alt"].startswith("flow ")]
+    assert pictures == [0, len(cells)]
+    assert len(cells) == 6 * len(CLASSES)
+
+
 def test_samples_are_the_stored_frames(project: Project, page: Page) -> None:
     pictures = {a["alt"]: a["src"] for tag, a in page.tags if tag == "img"}
     for label in CLASSES:
@@ -247,7 +280,8 @@ def test_a_broken_input_is_one_sentence(tmp_path: Path, name: str) -> None:
     project.report()
     broken = tmp_path / "broken.json"
     broken.write_text("{")
-    arguments = ["--config", canonical(project.config), "--manifest", str(tmp_path / "manifest.tsv"), "--runs", "[]"]
+    arguments = ["--config", canonical(project.config), "--manifest", str(tmp_path / "manifest.tsv")]
+    arguments += ["--runs", str(tmp_path / "runs.json")]
     arguments += ["--results", str(broken if name == "results.json" else tmp_path / "results.json")]
     arguments += ["--index", f"frames={broken if name == 'frames.json' else tmp_path / 'frames.json'}"]
     with pytest.raises(SystemExit, match=r"^report: .*broken\.json cannot be read as JSON"):

@@ -127,10 +127,12 @@ def test_a_flow_parameter_does_not_retrain_the_rgb_stream(project: Project) -> N
     assert jobs["train_rgb"] == jobs["predict_rgb"] == jobs["frames"] == 0
 
 
-def test_testing_parameters_do_not_retrain(project: Project) -> None:
+def test_testing_and_fusion_parameters_do_not_retrain(project: Project) -> None:
     config = yaml.safe_load((project.folder / "config.yaml").read_text())
-    config["experiments"]["rgb"]["sampling"]["test_segments"] = 4
     config["experiments"]["rgb"]["weight"] = 2.0
+    (project.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert project.run(target="train_all").jobs == Counter({"evaluate": 1, "report": 1})
+    config["experiments"]["rgb"]["sampling"]["test_segments"] = 4
     (project.folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert project.run(target="train_all").jobs == Counter({"predict_rgb": 1, "evaluate": 1, "report": 1})
 
@@ -155,7 +157,7 @@ def test_bumping_a_version_recomputes_that_stage(project: Project) -> None:
 @pytest.mark.parametrize(
     ("file", "old"),
     [
-        ("stages/flow.py", "import argparse"),
+        ("stages/flow.py", "import numpy as np"),
         ("pipeline/rules/preprocess.smk", "rule flow:"),
         ("models/atw.py", "import torch"),
     ],
@@ -171,11 +173,24 @@ def test_two_runs_at_once(project: Project) -> None:
 
     with (project.work / ".lock").open("a+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        edit_config(project, flow__bound=15)
-        run = project.run(check=False)
-    assert run.returncode != 0
-    assert "another run holds" in run.output
-    assert run.computed == Counter()
+        edit_config(project, shards=1, flow__bound=15)
+        before = {path: path.read_bytes() for path in project.work.rglob("*") if path.is_file()}
+        for arguments in ([], ["-n"]):
+            run = project.run(*arguments, check=False)
+            assert run.returncode != 0
+            assert "wherewhen: another run holds" in run.output
+    assert {path: path.read_bytes() for path in project.work.rglob("*") if path.is_file()} == before
+
+
+def test_the_evaluations_version_counts_too(project: Project) -> None:
+    edit_code(project, "pipeline/dataset/keys.py", '"evaluate": 1', '"evaluate": 2')
+    assert project.run(target="train_all").jobs == Counter({"evaluate": 1, "report": 1})
+
+
+def test_folders_with_blanks_in_their_names(project: Project) -> None:
+    edit_config(project, work="a work folder")
+    project.run(target="train_all")
+    assert (project.folder / "a work folder/report.html").exists()
 
 
 def test_flow_of_another_shard_count_is_reused(project: Project, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to Snakemake and everything it started, as a power cut would."""
+    """SIGKILL to Snakemake and everything it started."""
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     for member in family:
         member.suspend()  # so that none can start another one meanwhile

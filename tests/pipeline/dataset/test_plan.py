@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import ExperimentConfig, FlowConfig, load
+from pipeline.config import ExperimentConfig, FlowConfig, WarpedFlowConfig, load
 from pipeline.dataset import keys
 from pipeline.dataset.keys import artifact_key, recipe
 from pipeline.dataset.manifest import Manifest, Video
@@ -110,8 +110,9 @@ def test_keys_follow_parameters_version_and_digest(monkeypatch: pytest.MonkeyPat
 
 def test_golden_recipes() -> None:
     """These addresses are in people's stores: a changed value here means that everything is computed again."""
-    assert recipe("flow", FlowConfig(size=(340, 256))) == "00f6ee698036"
-    assert artifact_key("flow", FlowConfig(size=(340, 256)), "0" * 32) == "5b022dec9d8df1397f13d3d4658c066a"
+    assert recipe("flow", FlowConfig(size=(340, 256))) == "6505720dcaa2"
+    assert artifact_key("flow", FlowConfig(size=(340, 256)), "0" * 32) == "8e4eefed316859c00451ac582e23510f"
+    assert recipe("warped_flow", WarpedFlowConfig(size=(340, 256))) == "7265eccc2909"
 
 
 def experiment(**changes: Any) -> ExperimentConfig:

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.optical_flow.quantise import quantise
-from pipeline.report.strips import attention_strip, flow_reader, sample_strip
+from pipeline.report.strips import Reader, attention_strip, flow_reader, sample_strip
 from pipeline.stores.flow import FlowStore
 
 
@@ -38,27 +38,42 @@ def flow() -> Recorder:
 
 def test_flow_is_taken_at_the_time_of_the_frame(frames: Recorder, flow: Recorder) -> None:
     """60 frames at 30 a second; flow at 10 a second has 19 fields."""
-    strip = sample_strip(
-        "v", frames={"frames": 60, "fps": 30.0}, read_frames=frames, flow={"frames": 19, "fps": 10.0}, read_flow=flow
-    )
+    flows = [({"frames": 19, "fps": 10.0}, flow)]
+    strip = sample_strip("v", frames={"frames": 60, "fps": 30.0}, read_frames=frames, flows=flows)
     assert frames.asked == [5, 15, 25, 35, 45, 55]
     assert flow.asked == [2, 5, 8, 12, 15, 18]
-    assert [(frame, field) for frame, _, field, _ in strip["columns"]] == list(
+    assert [(frame, field) for frame, _, [(field, _)] in strip["columns"]] == list(
         zip(frames.asked, flow.asked, strict=True)
     )
 
 
 def test_the_last_frame_shows_the_last_field(frames: Recorder, flow: Recorder) -> None:
     facts = {"frames": 3, "fps": 25.0}
-    sample_strip("v", frames=facts, read_frames=frames, flow={"frames": 2, "fps": 25.0}, read_flow=flow)
+    sample_strip("v", frames=facts, read_frames=frames, flows=[({"frames": 2, "fps": 25.0}, flow)])
     assert frames.asked == [0, 1, 2]
     assert flow.asked == [0, 1, 1]
 
 
 def test_no_flow(frames: Recorder) -> None:
-    strip = sample_strip("v", frames={"frames": 9, "fps": 25.0}, read_frames=frames, flow=None, read_flow=None)
+    strip = sample_strip("v", frames={"frames": 9, "fps": 25.0}, read_frames=frames)
     assert strip["scale_px"] is None
-    assert all(field is None and picture is None for _, _, field, picture in strip["columns"])
+    assert all(flows == [] for _, _, flows in strip["columns"])
+
+
+def test_two_kinds_of_flow_have_one_scale(frames: Recorder) -> None:
+    """Otherwise the little that is left of the camera's motion would look like all of it."""
+
+    def fields(length_px: float) -> Reader:
+        return lambda video, numbers: [np.full((2, 10, 20), length_px / np.sqrt(2), np.float32) for _ in numbers]
+
+    facts = {"frames": 2, "fps": 25.0}
+    strip = sample_strip("v", frames=facts, read_frames=frames, flows=[(facts, fields(8.0)), (facts, fields(0.1))])
+    assert strip["scale_px"] == pytest.approx(8.0)
+    alone = sample_strip("v", frames=facts, read_frames=frames, flows=[(facts, fields(8.0))])
+    for (_, _, [plain, warped]), (_, _, [same]) in zip(strip["columns"], alone["columns"], strict=True):
+        assert plain == same
+        assert warped[0] == plain[0]
+        assert warped[1] != plain[1]
 
 
 def test_few_snippets_have_a_picture_each(frames: Recorder) -> None:

@@ -62,6 +62,37 @@ def test_a_short_video_is_one_shard_file(tmp_path: Path) -> None:
     assert sorted(content(tmp_path / "ab" / KEY)) == ["c/0/0/0/0", "zarr.json"]
 
 
+def test_what_is_known_of_the_pairs_is_kept_beside_the_flow(tmp_path: Path) -> None:
+    pairs = {"homography": np.random.default_rng(0).normal(size=(3, 3, 3)), "inliers": np.array([7, 0, 9], np.int32)}
+    store = FlowStore(tmp_path)
+    store.write(KEY, iter(make_fields(3)), describe=describe, pairs=lambda: pairs)
+    found = store.pairs(KEY)
+    assert found.keys() == pairs.keys()
+    assert all((found[name] == pairs[name]).all() and found[name].dtype == pairs[name].dtype for name in pairs)
+    assert (zarr.open_array(tmp_path / "ab" / KEY, mode="r")[:] == make_fields(3)).all()
+    assert sorted(content(tmp_path / "ab" / KEY)) == ["c/0/0/0/0", "pairs.npz", "zarr.json"]
+    FlowStore(tmp_path / "again").write(KEY, iter(make_fields(3)), describe=describe, pairs=lambda: pairs)
+    assert content(tmp_path / "again" / "ab") == content(tmp_path / "ab")
+
+    write(tmp_path, 2, key="cd" + KEY[2:])
+    assert store.pairs("cd" + KEY[2:]) == {}
+    with pytest.raises(ValueError, match="there is no flow"):
+        store.pairs("ef" + KEY[2:])
+    file = tmp_path / "ab" / KEY / "pairs.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"pairs.npz is damaged .*; delete its array and run the flow stage again"):
+        store.pairs(KEY)
+
+
+def test_pairs_that_fail_leave_no_array(tmp_path: Path) -> None:
+    def pairs() -> dict[str, Any]:
+        raise ValueError("they do not stack")
+
+    with pytest.raises(ValueError, match="do not stack"):
+        FlowStore(tmp_path).write(KEY, iter(make_fields(3)), describe=describe, pairs=pairs)
+    assert content(tmp_path) == {}
+
+
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_any_interval_of_any_video_is_read(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -1,0 +1,91 @@
+"""Numbers that a stage gave when its version was last set.
+
+If one of these moves, stored results no longer are what the code would compute: bump the stage in
+``pipeline/dataset/keys.py``, then put the new numbers here. Tolerances are for other processors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from models.build import build
+from pipeline.dataset.keys import VERSIONS
+from pipeline.learning import sampling, transforms
+from pipeline.media.probe import probe
+from pipeline.optical_flow.quantise import quantise
+from pipeline.optical_flow.solve import solve
+from pipeline.optical_flow.warped import warped_flow
+from tests.workflow.project import render
+
+
+def pattern(shift: float) -> np.ndarray:  # type: ignore[type-arg]
+    """A smooth texture, moved to the right by ``shift`` pixels and turned a little with it."""
+    y, x = np.mgrid[0:48, 0:64].astype(np.float64)
+    x = x - shift + 0.02 * shift * (y - 24)
+    image = 128 + 50 * np.sin(x / 3.1) * np.cos(y / 4.3) + 40 * np.sin((x + 2 * y) / 5.7)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def test_the_versions_that_these_numbers_belong_to() -> None:
+    assert {name: VERSIONS[name] for name in ("probe", "frames", "flow", "train", "predict")} == dict.fromkeys(
+        ("probe", "frames", "flow", "train", "predict"), 1
+    )
+
+
+def test_probe(tmp_path: Path) -> None:
+    render(tmp_path / "clip.avi", "bars", frames=9)
+    found = probe(tmp_path / "clip.avi")
+    assert (found.frames, found.fps, found.width, found.height, found.sar) == (9, 25.0, 48, 40, "1:1")
+
+
+def test_flow() -> None:
+    flow = solve(pattern(0.0), pattern(1.5))
+    x, y = flow
+    numbers = [x.mean(), x.std(), y.mean(), y.std(), np.abs(flow).max()]
+    assert numbers == pytest.approx([1.5047, 0.3884, -0.0057, 0.0463, 2.1594], abs=2e-3)
+    codes = quantise(np.linspace(-25, 25, 101, dtype=np.float32))
+    assert hashlib.blake2b(codes.tobytes(), digest_size=4).hexdigest() == "c632e8a4"
+
+
+def test_warped_flow() -> None:
+    assert VERSIONS["warped_flow"] == 1
+    (pair,) = warped_flow([pattern(0.0), pattern(1.5)], solve)
+    assert pair.inliers == pytest.approx(55, abs=3)
+    assert pair.homography[0] == pytest.approx([1.0013, -0.0280, 2.172], abs=0.02)
+    numbers = [pair.motion_px, pair.residual_px, pair.flow[0].mean(), pair.flow[0].std(), pair.flow[1].mean()]
+    assert numbers == pytest.approx([1.5021, 0.0194, 0.0112, 0.0387, 0.0035], abs=5e-3)
+
+
+def test_sampling_and_augmentation() -> None:
+    rng = np.random.default_rng(7)
+    assert sampling.train_positions(83, snippet=5, segments=6, rng=rng).tolist() == [12, 21, 34, 50, 59, 75]
+    assert sampling.test_positions(83, snippet=5, segments=6).tolist() == [6, 19, 32, 46, 59, 72]
+    images = np.stack([pattern(shift) for shift in (0.0, 1.0)])[None, :, None]  # 1 n 1 H W
+    images = np.repeat(images, 2, axis=2)
+    view = transforms.augment(images, size=32, scales=(1.0, 0.75), flip=True, flow=True, rng=rng)
+    assert view[:, :, 1].mean() == pytest.approx(127.39, abs=0.05)
+
+
+def test_training() -> None:
+    """Losses of five steps of SGD on one batch; the optimiser's own arithmetic is torch's."""
+    torch.manual_seed(0)
+    model = build(num_classes=3, modality="rgb", in_channels=3, segments=2, dropout=0.0)
+    clips = torch.from_numpy(np.stack([cv2.resize(pattern(s), (32, 32)) for s in range(12)]))
+    x = clips.view(6, 2, 1, 32, 32).expand(6, 2, 3, 32, 32)  # B N C H W
+    labels = torch.arange(6) % 3
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    losses = []
+    for _ in range(5):
+        loss = functional.cross_entropy(model(x).logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == pytest.approx([1.1936, 0.9412, 0.7693, 0.6044, 0.4761], rel=2e-3)
