@@ -1,0 +1,209 @@
+"""Warped flow at 340x256 on one core: its cost against plain flow, and how much of the camera's motion it takes out.
+
+    python -m benchmarks.warped_flow [--clip PATH ...] [--places N] [--pairs N] [--picture PNG]
+
+A few places of each clip, consecutive pairs in each, plain and warped turn about in one process. Time is processor
+time, so that other programs disturb it less; compilation is not part of it. Plain flow is what the flow stage runs,
+with the work on a frame shared by its two pairs. What remains of the camera's motion is judged by the median length of
+the flow of a pair, plain and warped: most of a frame is background. Clips rendered as for the demo, at 96x96, have
+known camera motion, so there the homography is compared with it. The last line is one JSON object, whose
+``warped_cost_ratio`` is over all real clips.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+from pipeline.demo.render import render_clip
+from pipeline.demo.scene import draw_scene
+from pipeline.media.decode import gray_frames
+from pipeline.optical_flow.camera import DEFECTS, CameraParams, camera_motion, find_keypoints, mean_displacement_px
+from pipeline.optical_flow.colour import flow_to_rgb
+from pipeline.optical_flow.solve import solve, solve_video
+from pipeline.optical_flow.warped import warped_flow
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Result = TypeVar("Result")
+
+WIDTH, HEIGHT = 340, 256
+CLIPS = Path(__file__).resolve().parents[2] / "shared/data/clips"
+DEFAULT_CLIPS = tuple(
+    CLIPS / name
+    for name in ("kinetics/demo.mp4", "activitynet/v_GGSY1Qvo990.mp4", "ucf101/v_ApplyEyeMakeup_g01_c01.avi")
+)
+"""A camera in a hand, one that follows, one that stands before a face. Without them a rendered clip is used."""
+LONGEST_FRAMES = 400
+RENDERED = 12
+"""Clips with known camera motion."""
+MODES = {
+    "correct": CameraParams(),
+    "dense_flow, defects mended": CameraParams(mode="dense_flow"),
+    **{f"dense_flow, {name}": CameraParams(mode="dense_flow", defects=frozenset([name])) for name in DEFECTS},
+    "dense_flow": CameraParams(mode="dense_flow", defects=frozenset(DEFECTS)),
+}
+
+
+def clip_frames(path: Path) -> list[Array]:
+    """The first frames of a clip, (H, W) uint8."""
+    frames: list[Array] = []
+    for frame in gray_frames(path, width=WIDTH, height=HEIGHT):
+        frames.append(frame)
+        if len(frames) == LONGEST_FRAMES:
+            break
+    return frames
+
+
+def windows(frames: Sequence[Array], *, places: int, pairs: int) -> list[Sequence[Array]]:
+    """Runs of `pairs` + 1 frames, spread evenly."""
+    starts = np.unique(np.linspace(0, max(0, len(frames) - pairs - 1), places).round().astype(int))
+    return [frames[start : start + pairs + 1] for start in starts]
+
+
+def timed(function: Callable[[], Result]) -> tuple[Result, float]:
+    start = time.process_time()
+    result = function()
+    return result, time.process_time() - start
+
+
+def length_px(flow: Array) -> float:
+    return float(np.median(np.hypot(*flow)))
+
+
+def rendered_frames() -> list[Array]:
+    """A clip like the demo's, larger, with a camera that shakes."""
+    scenes = (draw_scene(np.random.default_rng(seed), size_px=HEIGHT, num_frames=40) for seed in range(100))
+    scene = next(scene for scene in scenes if scene.camera.kind == "shake")
+    return [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in render_clip(scene, motion="circle", look="green")]
+
+
+def draw(runs: list[Sequence[Array]]) -> Array:
+    """A row a run: the first frame, plain flow, warped flow in the same colours; (H, W, 3) RGB."""
+    rows = []
+    for frames in runs:
+        plain = solve(frames[0], frames[1])
+        warped = next(warped_flow(frames[:2], solve)).flow
+        scale_px = max(2.0, float(np.percentile(np.hypot(*plain), 99)))
+        pictures = [flow_to_rgb(flow, max_px=scale_px) for flow in (plain, warped)]
+        rows.append(np.hstack([cv2.cvtColor(frames[0], cv2.COLOR_GRAY2RGB), *pictures]))
+    return np.vstack(rows)
+
+
+def measure(runs: list[Sequence[Array]]) -> dict[str, float]:
+    """Cost and residuals over the runs of one clip; seconds are of all pairs."""
+    seconds = dict.fromkeys(("plain", "warped", "keypoints", "motion"), 0.0)
+    plain_px, warped_px, motion_px, inliers = [], [], [], []
+    params = CameraParams()
+    for frames in runs:
+        plain, spent = timed(lambda: list(solve_video(frames)))  # noqa: B023 - called at once
+        seconds["plain"] += spent
+        warped, spent = timed(lambda: list(warped_flow(frames, solve)))  # noqa: B023
+        seconds["warped"] += spent
+        keypoints, spent = timed(lambda: [find_keypoints(frame, params=params) for frame in frames])  # noqa: B023
+        seconds["keypoints"] += spent
+        for prev, next, before, after, flow in zip(
+            frames[:-1], frames[1:], keypoints[:-1], keypoints[1:], plain, strict=True
+        ):
+            _, spent = timed(
+                lambda: camera_motion(prev, next, flow, before=before, after=after, params=params)  # noqa: B023
+            )
+            seconds["motion"] += spent
+        plain_px += [length_px(flow) for flow in plain]
+        warped_px += [length_px(pair.flow) for pair in warped]
+        motion_px += [pair.motion_px for pair in warped]
+        inliers += [pair.inliers for pair in warped]
+    pairs = len(plain_px)
+    moved = np.array(motion_px) > 0
+    return {
+        "pairs": pairs,
+        **{f"{part}_ms_per_pair": 1e3 * spent / pairs for part, spent in seconds.items()},
+        "cost_ratio": seconds["warped"] / seconds["plain"],
+        "moved_pairs": int(moved.sum()),
+        "median_inliers": float(np.median(inliers)),
+        "camera_motion_px": float(np.mean(motion_px)),
+        "plain_median_flow_px": float(np.mean(plain_px)),
+        "warped_median_flow_px": float(np.mean(warped_px)),
+    }
+
+
+def rendered(
+    params: CameraParams, *, clips: int, pairs: int, size_px: int = 96, num_frames: int = 40
+) -> dict[str, dict[str, float]]:
+    """Errors against the truth by kind of camera, on clips as the demo has them: actor, distractors, mild movement."""
+    errors: dict[str, dict[str, list[float]]] = {}
+    for seed in range(clips):
+        scene = draw_scene(np.random.default_rng(seed), size_px=size_px, num_frames=num_frames)
+        frames = [
+            cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in render_clip(scene, motion="circle", look="green")
+        ]
+        views = np.concatenate(
+            [
+                scene.camera.matrices(num_frames, size_px=size_px),
+                np.broadcast_to([[[0.0, 0.0, 1.0]]], (num_frames, 1, 3)),
+            ],
+            axis=1,
+        )
+        start = max(0, (num_frames - pairs - 1) // 2)
+        row = errors.setdefault(scene.camera.kind, {"camera_px": [], "corner_error_px": [], "plain": [], "warped": []})
+        found = warped_flow(frames[start : start + pairs + 1], solve, params=params)
+        for t, pair in enumerate(found, start):
+            truth = views[t + 1] @ np.linalg.inv(views[t])
+            row["camera_px"].append(mean_displacement_px(truth, (size_px, size_px)))
+            row["corner_error_px"].append(corner_error_px(pair.homography, truth, size_px))
+            row["plain"].append(length_px(solve(frames[t], frames[t + 1])))
+            row["warped"].append(length_px(pair.flow))
+    return {
+        kind: {"pairs": len(row["plain"]), **{name: float(np.mean(values)) for name, values in row.items()}}
+        for kind, row in sorted(errors.items())
+    }
+
+
+def corner_error_px(found: Array, truth: Array, size_px: int) -> float:
+    """Distance of the frame's corners under two homographies, mean of the four."""
+    end = size_px - 1.0
+    corners = np.array([[[0, 0]], [[end, 0]], [[0, end]], [[end, end]]])
+    apart = cv2.perspectiveTransform(corners, found) - cv2.perspectiveTransform(corners, truth)
+    return float(np.linalg.norm(apart, axis=-1).mean())
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Cost and residual motion of warped flow on one core at 340x256.")
+    parser.add_argument("--clip", type=Path, nargs="+", help="video files")
+    parser.add_argument("--places", type=int, default=4, help="places a clip, spread evenly")
+    parser.add_argument("--pairs", type=int, default=15, help="consecutive pairs a place")
+    parser.add_argument("--picture", type=Path, help="PNG of frames, plain and warped flow to write")
+    arguments = parser.parse_args(argv)
+    clips = arguments.clip or [path for path in DEFAULT_CLIPS if path.is_file()]
+    if missing := [str(path) for path in clips if not path.is_file()]:
+        raise SystemExit(f"there is no clip {missing[0]}")
+    frames = {path.name: clip_frames(path) for path in clips} or {"rendered": rendered_frames()}
+    runs = {name: windows(each, places=arguments.places, pairs=arguments.pairs) for name, each in frames.items()}
+    cv2.setNumThreads(1)
+    solve(*np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH), np.uint8))  # compiles
+    rows = {}
+    for name, each in runs.items():
+        rows[name] = measure(each)
+        print(name, json.dumps({what: round(value, 3) for what, value in rows[name].items()}))
+    if arguments.picture:
+        picture = np.vstack([draw(each) for each in runs.values()])
+        cv2.imwrite(str(arguments.picture), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    warped, plain = (
+        sum(row[f"{kind}_ms_per_pair"] * row["pairs"] for row in rows.values()) for kind in ("warped", "plain")
+    )
+    truth = {name: rendered(params, clips=RENDERED, pairs=arguments.pairs) for name, params in MODES.items()}
+    for name, kinds in truth.items():
+        for kind, row in kinds.items():
+            print(f"rendered, {kind}, {name}", json.dumps({what: round(value, 3) for what, value in row.items()}))
+    result = {"warped_cost_ratio": warped / plain, "width": WIDTH, "height": HEIGHT, "clips": rows, "rendered": truth}
+    result["versions"] = {"opencv": cv2.__version__} | {name: version(name) for name in ("numba", "numpy")}
+    print(json.dumps(result, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main()
