@@ -1,11 +1,14 @@
-"""TV-L1 at 340x256 on one core: our numba solver against OpenCV's CPU DualTVL1.
+"""TV-L1 at 340x256: every backend and variant that runs here, on one core and on all, beside OpenCV's CPU DualTVL1.
 
     python -m benchmarks.flow [--clip PATH] [--pairs N]
+    python -m benchmarks.flow --accuracy [--truth DIR]      errors against ground truth
+    python -m benchmarks.flow --pictures DIR [--truth DIR]  flow in colour: truth, OpenCV's, ours, difference
 
-Pairs are spread evenly over the clip. Both solvers run in one process, turn about on the same pair, OpenCV with one
-thread; time is processor time, so that other programs disturb it less. Compilation is measured once in a fresh process
-without a cache and is not part of the rates. The profile runs the solver's compiled parts from Python, a clock around
-each. The last line is one JSON object.
+Pairs are spread evenly over the clip. numba and OpenCV run in one process, turn about on the same pair, OpenCV with one
+thread; time on one core is processor time, so that other programs disturb it less, and time on all cores and on a
+CUDA device is wall time. Compilation is measured once in a fresh process without a cache and is not part of the rates.
+The profile runs the solver's compiled parts from Python, a clock around each. What cannot run here has a row that says
+so. The last line is one JSON object.
 """
 
 import argparse
@@ -17,23 +20,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import cv2
 import numpy as np
+import torch
 
+from benchmarks.flow_truth import accuracy, draw, pairs_with_truth
+from pipeline.media.decode import gray_frames
 from pipeline.optical_flow import tvl1_numba
+from pipeline.optical_flow.params import DEFAULT_PARAMS, TVL1Params, Variant
 from pipeline.optical_flow.pyramid_numba import enlarge
-from pipeline.optical_flow.solve import DEFAULT_PARAMS, solve
+from pipeline.optical_flow.solve import Backend, solve, solve_video
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Pairs = list[tuple[Array, Array]]
+Result = TypeVar("Result")
 
 WIDTH, HEIGHT = 340, 256
 OURS_REPEATED = 3  # ours is short: more runs a pair steady its mean
+TORCH_PAIRS = 4  # on a CPU, where torch takes a second a pair
+GPU_PAIRS = 512
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CLIP = ROOT.parent / "shared/data/clips/ucf101/v_ApplyEyeMakeup_g01_c01.avi"
+DEFAULT_TRUTH = ROOT.parent / "shared/data/flow"
+NO_GPU = "not measured: there is no CUDA device"
 
 
 def clip_frames(path: Path) -> Iterator[Array]:
@@ -67,22 +82,22 @@ def synthetic_frames(count: int = 40) -> Iterator[Array]:
         yield np.clip(frame, 0, 255).astype(np.uint8)
 
 
-def spread_pairs(frames: list[Array], count: int) -> list[tuple[Array, Array]]:
+def spread_pairs(frames: list[Array], count: int) -> Pairs:
     starts = np.unique(np.linspace(0, len(frames) - 2, count).round().astype(int))
     return [(frames[start], frames[start + 1]) for start in starts]
 
 
-def timed(function: Callable[[], Array]) -> tuple[Array, float]:
-    start = time.process_time()
+def timed(function: Callable[[], Result], clock: Callable[[], float] = time.process_time) -> tuple[Result, float]:
+    start = clock()
     result = function()
-    return result, time.process_time() - start
+    return result, clock() - start
 
 
 def compile_seconds() -> float:
     """Time to the first flow of a fresh process without a compilation cache, less the imports."""
     code = (
         "import time, numpy as np; from pipeline.optical_flow import tvl1_numba, solve\n"
-        "z = np.zeros((32, 32), np.uint8); start = time.process_time(); solve.solve(z, z)\n"
+        "z = np.zeros((32, 32), np.uint8); start = time.process_time(); solve.solve(z, z, backend='numba')\n"
         "print(time.process_time() - start)"
     )
     with tempfile.TemporaryDirectory() as cache:
@@ -101,20 +116,20 @@ def cpu_model() -> str:
     )
 
 
-def measure(pairs: list[tuple[Array, Array]]) -> dict[str, float]:
-    """Rates of both solvers and how far their flows are apart."""
+def measure(pairs: Pairs) -> dict[str, float]:
+    """Rates of numba's and OpenCV's solver on one core and how far their flows are apart."""
     cv2.setNumThreads(1)
-    solve(*pairs[0])
+    solve(*pairs[0], backend="numba")
     ours_seconds = opencv_seconds = 0.0
     differences = []
     for number, (prev, next) in enumerate(pairs):
-        opencv, seconds = timed(lambda: solve(prev, next, backend="opencv"))  # noqa: B023 - called at once
+        opencv, seconds = timed(partial(solve, prev, next, backend="opencv"))
         opencv_seconds += seconds
         ours = opencv
         for _ in range(OURS_REPEATED):
-            ours, repeat_seconds = timed(lambda: solve(prev, next, backend="numba"))  # noqa: B023
+            ours, repeat_seconds = timed(partial(solve, prev, next, backend="numba"))
             ours_seconds += repeat_seconds / OURS_REPEATED
-        differences.append(float(np.hypot(*(ours - opencv)).mean()))
+        differences.append(difference_px(ours, opencv))
         speed = float(np.hypot(*opencv).mean())
         print(f"pair {number}: mean flow {speed:.2f} px, OpenCV {seconds:.3f} s, ours {repeat_seconds:.4f} s, "
               f"difference {differences[-1]:.4f} px")  # fmt: skip
@@ -127,17 +142,101 @@ def measure(pairs: list[tuple[Array, Array]]) -> dict[str, float]:
     }
 
 
-def profile(pairs: list[tuple[Array, Array]]) -> dict[str, float]:
-    """Seconds of each part of our solver over the pairs, and pixel-iterations: `_solve_level` with a clock."""
+def difference_px(flow: Array, other: Array) -> float:
+    """Mean endpoint difference of flows (..., 2, H, W)."""
+    return float(np.hypot(*np.moveaxis(flow - other, -3, 0)).mean())
+
+
+def rows(pairs: Pairs, one_core: dict[str, float]) -> list[dict[str, Any]]:
+    """One row a backend, variant and device; `mean_difference_px` is to OpenCV, or to numba for a CUDA variant."""
+    done: list[dict[str, Any]] = [
+        row("opencv", "opencv-cpu", "one core", one_core["opencv_pairs_per_second"]),
+        row("numba", "opencv-cpu", "one core", one_core["ours_pairs_per_second"], one_core["mean_difference_px"]),
+    ]
+    all_cores = f"{len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else "all cores"
+    done.append(row("opencv", "opencv-cpu", all_cores, threaded_rate(pairs, "opencv", DEFAULT_PARAMS, repeated=1)))
+    for variant in get_args(Variant):
+        params = TVL1Params(variant=variant)
+        if variant != "opencv-cpu":
+            solve(*pairs[0], backend="numba", params=params)
+            seconds = sum(timed(partial(solve, *pair, backend="numba", params=params))[1] for pair in pairs)
+            done.append(row("numba", variant, "one core", len(pairs) / seconds))
+        done.append(row("numba", variant, all_cores, threaded_rate(pairs, "numba", params, repeated=8)))
+    for variant in get_args(Variant):
+        done.append(torch_row(pairs[:: max(1, len(pairs) // TORCH_PAIRS)], variant))
+    for backend in get_args(Backend)[-2:]:
+        done.extend(gpu_row(pairs, backend, variant) for variant in get_args(Variant))
+    return done
+
+
+def row(
+    backend: str, variant: str, device: str, rate: float | None, difference: float | None = None, note: str = ""
+) -> dict[str, Any]:
+    """A row of the table, printed."""
+    values = {"pairs_per_second": rate, "mean_difference_px": difference, "note": note or None}
+    shown = "" if rate is None else f"{rate:9.2f} pairs/s"
+    apart = "" if difference is None else f"  difference {difference:.4f} px"
+    print(f"{backend:7s} {variant:14s} {device:9s} {shown}{apart}{note}")
+    return {"backend": backend, "variant": variant, "device": device} | {
+        name: value for name, value in values.items() if value is not None or name == "pairs_per_second"
+    }
+
+
+def threaded_rate(pairs: Pairs, backend: Backend, params: TVL1Params, *, repeated: int) -> float:
+    """Pairs a second by the wall clock, a thread a core, each with pairs of its own."""
+    work = pairs * repeated
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+        start = time.perf_counter()
+        list(pool.map(lambda pair: solve(*pair, backend=backend, params=params), work))
+        return len(work) / (time.perf_counter() - start)
+
+
+def torch_row(pairs: Pairs, variant: Variant) -> dict[str, Any]:
+    """torch on one core; on a machine with a CUDA device it takes that, and `gpu_row` measures it."""
+    if torch.cuda.is_available():
+        return row("torch", variant, "one core", None, note="not measured: torch takes the CUDA device")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    params = TVL1Params(variant=variant)
+    prev, next = (np.stack(frames) for frames in zip(*pairs, strict=True))
+    flow, seconds = timed(lambda: solve(prev, next, backend="torch", params=params))
+    torch.set_num_threads(threads)
+    reference = solve(prev, next, backend="opencv" if variant == "opencv-cpu" else "numba", params=params)
+    return row("torch", variant, "one core", len(prev) / seconds, difference_px(flow, reference))
+
+
+def gpu_row(pairs: Pairs, backend: Backend, variant: Variant) -> dict[str, Any]:
+    """One large batch, from frames in the host's memory to flow there."""
+    if not torch.cuda.is_available():
+        return row(backend, variant, "cuda", None, note=NO_GPU)
+    params = TVL1Params(variant=variant)
+    work = (pairs * (GPU_PAIRS // len(pairs) + 1))[:GPU_PAIRS]
+    prev, next = (np.stack(frames) for frames in zip(*work, strict=True))
+    solve(prev, next, backend=backend, params=params)  # compiles, and fills the caching allocator
+    flow, seconds = timed(lambda: solve(prev, next, backend=backend, params=params), time.perf_counter)
+    expected = solve(*pairs[0], backend="opencv" if variant == "opencv-cpu" else "numba", params=params)
+    return row(backend, variant, torch.cuda.get_device_name(), len(work) / seconds, difference_px(flow[0], expected))
+
+
+def from_file(clip: Path) -> dict[str, float]:
+    """By the wall clock: frames a second that decode alone, and pairs a second from the file to flow, by `auto`."""
+    frames, decoding = timed(lambda: np.stack(list(gray_frames(clip, width=WIDTH, height=HEIGHT))), time.perf_counter)
+    count, seconds = timed(
+        lambda: sum(1 for _ in solve_video(gray_frames(clip, width=WIDTH, height=HEIGHT))), time.perf_counter
+    )
+    return {"decode_frames_per_second": len(frames) / decoding, "file_to_flow_pairs_per_second": count / seconds}
+
+
+def profile(pairs: Pairs) -> dict[str, float]:
+    """Seconds of each part of numba's solver over the pairs, and pixel-iterations: `_relax` with a clock."""
     p = DEFAULT_PARAMS
-    step = [np.float32(value) for value in (p.lambda_ * p.theta, p.tau, p.tau / p.theta)]
+    steps = [np.float32(value) for value in (p.lambda_ * p.theta, p.tau, p.tau / p.theta)]
     spent = dict.fromkeys(("prepare", "warp", "median", "iterate"), 0.0)
     pixel_iterations = 0
 
     def clocked(part: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-        start = time.process_time()
-        result = function(*arguments, **keywords)
-        spent[part] += time.process_time() - start
+        result, seconds = timed(partial(function, *arguments, **keywords))
+        spent[part] += seconds
         return result
 
     for frames in pairs:
@@ -146,23 +245,24 @@ def profile(pairs: list[tuple[Array, Array]]) -> dict[str, float]:
         for prev_level, next_level in zip(prev[::-1], next[::-1], strict=True):
             height, width = prev_level.shape
             if flow.shape[1:] != (height, width):
-                flow = clocked("prepare", enlarge, flow, (height, width), scale_step=p.scale_step)
-            size = tvl1_numba._plane_size(height, width)
-            stride = size // (height + 2)
-            planes = tvl1_numba._aligned_zeros(12 * size).reshape(12, size)
-            inside = planes.reshape(12, height + 2, stride)[:, 1:-1, :width]
+                flow = clocked("prepare", enlarge, flow, (height, width), params=p)
+            plane = tvl1_numba._plane_size(height, width)
+            size = (height, width, plane // (height + 2))
+            planes = tvl1_numba._aligned_zeros(12 * plane).reshape(12, plane)
+            inside = planes.reshape(12, height + 2, size[2])[:, 1:-1, :width]
             inside[:2], inside[tvl1_numba._PREV] = flow, prev_level
-            image = clocked("prepare", tvl1_numba._with_gradients, next_level)
+            image = clocked("prepare", tvl1_numba.with_gradients, next_level, False)
             columns = np.empty((5, width + 4), np.float32)
+            data = (planes[:2], planes[tvl1_numba._PREV], planes[tvl1_numba._GX : tvl1_numba._RHO + 1])
             for _ in range(p.warps):
-                clocked("warp", tvl1_numba._warp, image, planes, height, width, stride)
-                for iteration in range(p.outer_iterations * p.inner_iterations):
+                clocked("warp", tvl1_numba.warp, image, *data, *size, np.float32(p.discretisation.cubic))
+                for iteration in range(p.iterations):
                     if iteration % p.inner_iterations == 0:
                         for u in planes[:2]:
-                            clocked("median", tvl1_numba._median, u, planes[-1], columns, height, width, stride)
-                    error = clocked("iterate", tvl1_numba._iterate, planes, height, width, stride, *step)
+                            clocked("median", tvl1_numba._median, u, planes[-1], columns, *size)
+                    error = clocked("iterate", tvl1_numba._iterate, planes, *size, *steps)
                     pixel_iterations += height * width
-                    if error <= p.epsilon**2 * height * width:
+                    if error <= p.threshold(height, width):
                         break
             flow = inside[:2].copy()
     return {f"{part}_ms_per_pair": 1e3 * seconds / len(pairs) for part, seconds in spent.items()} | {
@@ -171,23 +271,44 @@ def profile(pairs: list[tuple[Array, Array]]) -> dict[str, float]:
     }
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Our TV-L1 against OpenCV's on one core at 340x256.")
-    parser.add_argument("--clip", type=Path, help="video file (default: a UCF-101 clip, else a synthetic one)")
-    parser.add_argument("--pairs", type=int, default=12, help="pairs, spread over the clip")
-    arguments = parser.parse_args(argv)
-    clip = arguments.clip or (DEFAULT_CLIP if DEFAULT_CLIP.exists() else None)
+def speed(clip: Path | None, count: int) -> dict[str, Any]:
     frames = list(clip_frames(clip) if clip else synthetic_frames())
-    if len(frames) < 2 or arguments.pairs < 1:
-        raise SystemExit(f"{len(frames)} frames and {arguments.pairs} pairs: at least 2 frames and 1 pair are needed")
-    pairs = spread_pairs(frames, arguments.pairs)
+    if len(frames) < 2 or count < 1:
+        raise SystemExit(f"{len(frames)} frames and {count} pairs: at least 2 frames and 1 pair are needed")
+    pairs = spread_pairs(frames, count)
     name = clip.name if clip else "synthetic panning texture"
     print(f"{name}: {len(pairs)} pairs of {WIDTH}x{HEIGHT}")
-    versions = {name: version(name) for name in ("llvmlite", "numba", "numpy")} | {"opencv": cv2.__version__}
     result: dict[str, Any] = measure(pairs)
-    result["profile"] = profile(pairs)
+    result |= {"rows": rows(pairs, result), "profile": profile(pairs)}
+    result |= from_file(clip) if clip else {}
     result |= {"clip": name, "width": WIDTH, "height": HEIGHT, "pairs": len(pairs), "cpu": cpu_model()}
+    versions = {name: version(name) for name in ("llvmlite", "numba", "numpy", "torch")} | {"opencv": cv2.__version__}
     result |= {"versions": versions | {"python": platform.python_version()}, "compile_seconds": compile_seconds()}
+    return result
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Our TV-L1 solvers and OpenCV's at 340x256.")
+    parser.add_argument("--clip", type=Path, help="video file (default: a UCF-101 clip, else a synthetic one)")
+    parser.add_argument("--pairs", type=int, default=12, help="pairs, spread over the clip")
+    parser.add_argument("--accuracy", action="store_true", help="errors against ground truth, in place of speed")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="draw the pairs with ground truth into this folder"
+    )
+    parser.add_argument("--truth", type=Path, default=DEFAULT_TRUTH, help="folder with middlebury/ and flyingchairs/")
+    arguments = parser.parse_args(argv)
+    if not (arguments.accuracy or arguments.pictures):
+        clip = arguments.clip or (DEFAULT_CLIP if DEFAULT_CLIP.exists() else None)
+        print(json.dumps(speed(clip, arguments.pairs), sort_keys=True))
+        return
+    if not arguments.truth.is_dir():
+        raise SystemExit(f"there is no folder {arguments.truth} with pairs whose flow is known; give it with --truth")
+    pairs = pairs_with_truth(arguments.truth)
+    result: dict[str, Any] = {}
+    if arguments.accuracy:
+        result["accuracy"] = accuracy(pairs)
+    if arguments.pictures:
+        result["pictures"] = [str(path) for path in draw(pairs, arguments.pictures)]
     print(json.dumps(result, sort_keys=True))
 
 

@@ -3,74 +3,35 @@
 Shapes: B pairs, H W rows and columns. Flow is (2, H, W) float32 in pixels, channel 0 = x, from `prev` to `next`.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
+from importlib.util import find_spec
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline.optical_flow.params import DEFAULT_PARAMS, TVL1Params
+
 Array = np.ndarray[Any, np.dtype[Any]]
 Flow = np.ndarray[Any, np.dtype[np.float32]]
 Algorithm = Literal["tvl1"]
-Backend = Literal["auto", "numba", "opencv"]
+Backend = Literal["auto", "numba", "opencv", "torch", "triton"]
 
 MINIMUM_SIDE_PX = 3
 """The centred gradient needs a neighbour on either side. (Below 16 px a side the pyramid is a single level.)"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TVL1Params:
-    """Parameters of TV-L1 with the names and defaults of OpenCV's CPU `DualTVL1OpticalFlow`; images are in 0-255."""
-
-    tau: float = 0.25
-    """Time step of the dual update."""
-    lambda_: float = 0.15
-    """Weight of the data term: smaller gives smoother flow."""
-    theta: float = 0.3
-    """Tightness of the coupling between the data and the smoothness problem."""
-    nscales: int = 5
-    """Levels of the pyramid at most; it ends before a level with a side under 16 px."""
-    warps: int = 5
-    """Linearisations a level."""
-    epsilon: float = 0.01
-    """A warp ends when the flow's mean squared change in one iteration is at most epsilon^2, in px^2."""
-    inner_iterations: int = 30
-    """Iterations between two medians."""
-    outer_iterations: int = 10
-    """Medians a warp at most."""
-    scale_step: float = 0.8
-    """Size of a level relative to the one below it."""
-    gamma: float = 0.0
-    """Weight of the illumination term; only the opencv backend has one."""
-    median_filtering: int = 5
-    """Side of the median window in pixels: 1 (none), 3 (opencv backend only) or 5."""
-
-    def __post_init__(self) -> None:
-        for name in ("tau", "lambda_", "theta"):
-            self._require(name, lambda value: math.isfinite(value) and value > 0, "a number > 0")
-        for name in ("epsilon", "gamma"):
-            self._require(name, lambda value: math.isfinite(value) and value >= 0, "a number >= 0")
-        for name in ("nscales", "warps", "inner_iterations", "outer_iterations"):
-            self._require(name, lambda value: isinstance(value, int) and value >= 1, "an integer >= 1")
-        self._require("scale_step", lambda value: 0 < value < 1, "between 0 and 1, both excluded")
-        self._require("median_filtering", lambda value: value in (1, 3, 5), "1, 3 or 5")
-
-    def _require(self, name: str, holds: Callable[[Any], bool], wanted: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
-            raise ValueError(f"TV-L1 parameter {name} is {value!r}; it must be {wanted}")
-
-
-DEFAULT_PARAMS = TVL1Params()
-
-
 class _Solver(NamedTuple):
-    """What a backend offers: the work on one frame, done once a frame in a video, and that on two prepared frames."""
+    """What a backend offers: the work on frames alone, done once a frame in a video, and that on prepared frames."""
 
-    prepare: Callable[[Array], Any]
-    solve_prepared: Callable[[Any, Any], Flow]
+    prepare: Callable[[Array], Sequence[Any]]
+    """Frames (F, H, W) -> one prepared frame each."""
+    solve_prepared: Callable[[Sequence[Any], Sequence[Any]], Flow]
+    """B prepared frames and B that come next -> flow (B, 2, H, W)."""
+    pairs_at_once: Callable[[int, int], int]
+    """Pairs of H, W that are worth solving together, and that bound the memory."""
 
 
 def solve(
@@ -83,10 +44,12 @@ def solve(
 ) -> Flow:
     """Flow (2, H, W), or (B, 2, H, W) for batches, float32 in pixels, channel 0 = x.
 
-    prev, next: grey frames (H, W) or (B, H, W) of equal shape, uint8, or floating in 0-255. `auto` is numba.
+    prev, next: grey frames (H, W) or (B, H, W) of equal shape, uint8, or floating in 0-255. `auto` is triton where
+    there is a CUDA device and triton, else numba; torch takes the best device it finds. Large batches go in parts.
 
     Raises ValueError for frames of another rank, dtype, range, or of different shapes, for NaN or infinite values, for
-    frames with a side under 3 px, and for an algorithm, backend or parameter that there is not.
+    frames with a side under 3 px, for an algorithm, backend or parameter that there is not, and for a backend that
+    cannot run here or does not have the variant.
     """
     solver = _choose(algorithm, backend, params)
     prev, next = np.asarray(prev), np.asarray(next)
@@ -95,67 +58,131 @@ def solve(
     if prev.shape != next.shape:
         raise ValueError(f"prev has shape {prev.shape} and next {next.shape}; flow needs frames of one shape")
     if prev.ndim == 2:
-        return solver.solve_prepared(solver.prepare(prev), solver.prepare(next))
+        return solver.solve_prepared(solver.prepare(prev[None]), solver.prepare(next[None]))[0]
     flow = np.empty((prev.shape[0], 2, *prev.shape[1:]), np.float32)
-    for pair in range(len(prev)):
-        flow[pair] = solver.solve_prepared(solver.prepare(prev[pair]), solver.prepare(next[pair]))
+    at_once = solver.pairs_at_once(*prev.shape[1:])
+    for start in range(0, len(prev), at_once):
+        part = slice(start, start + at_once)
+        flow[part] = solver.solve_prepared(solver.prepare(prev[part]), solver.prepare(next[part]))
     return flow
 
 
 def solve_video(
     frames: Iterable[Array],
     *,
+    step: int = 1,
+    reverse: bool = False,
     algorithm: Algorithm = "tvl1",
     backend: Backend = "auto",
     params: TVL1Params = DEFAULT_PARAMS,
 ) -> Iterator[Flow]:
-    """Flow (2, H, W) of every consecutive pair: T frames give T - 1 flows, fewer than two frames give none.
+    """Flow (2, H, W) from every frame t to frame t + `step`, or with `reverse` from t + `step` to t.
 
-    Values are those of `solve` on each pair; the work that depends on one frame is done once, and no more than two
-    frames are held. Raises ValueError as `solve` does, naming the frame, when that frame is reached.
+    T frames give T - step flows, which overlap; fewer frames give none. Values are those of `solve` on each pair; the
+    work that depends on one frame is done once. numba and opencv hold `step` + 1 frames and read no further than the
+    flow that is asked for; torch and triton solve some pairs together, and hold as many frames more.
+    Raises ValueError for a step below 1, and as `solve` does, naming the frame, when that frame is reached.
     """
-    return _consecutive(frames, _choose(algorithm, backend, params))
+    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+        raise ValueError(f"the step is {step!r}; it must be a whole number of 1 or more frames")
+    return _spaced(_checked(frames), _choose(algorithm, backend, params), step, reverse)
 
 
-def _consecutive(frames: Iterable[Array], solver: _Solver) -> Iterator[Flow]:
+def _spaced(frames: Iterator[Array], solver: _Solver, step: int, reverse: bool) -> Iterator[Flow]:
+    held: list[Any] = []  # prepared frames from the first one on whose flow is to come
+    for first in frames:
+        more = islice(frames, solver.pairs_at_once(*first.shape) - 1)
+        held.extend(solver.prepare(np.stack([first, *more])))
+        count = len(held) - step
+        if count > 0:
+            earlier, later = held[:count], held[step:]
+            yield from solver.solve_prepared(later, earlier) if reverse else solver.solve_prepared(earlier, later)
+            del held[:count]
+
+
+def _checked(frames: Iterable[Array]) -> Iterator[Array]:
     shape: tuple[int, ...] | None = None
-    before: Any = None
-    for index, frame in enumerate(frames):
-        frame = np.asarray(frame)
+    for index, frame in enumerate(map(np.asarray, frames)):
         _check_frames(frame, f"frame {index}", ranks=(2,))
         if shape is not None and frame.shape != shape:
             raise ValueError(
                 f"frame {index} has shape {frame.shape} and those before it {shape}; resize them to one shape"
             )
-        prepared = solver.prepare(frame)
-        if shape is not None:
-            yield solver.solve_prepared(before, prepared)
-        shape, before = frame.shape, prepared
+        shape = frame.shape
+        yield frame
 
 
 def _choose(algorithm: str, backend: str, params: TVL1Params) -> _Solver:
     if algorithm != "tvl1":
         raise ValueError(f"there is no flow algorithm {algorithm!r}; use 'tvl1'")
-    match backend:
+    match "triton" if backend == "auto" and _missing_for_triton() is None else backend:
         case "auto" | "numba":
-            if params.gamma != 0 or params.median_filtering == 3:
-                raise ValueError(
-                    f"the numba backend has neither gamma nor a 3x3 median, and gamma is {params.gamma}, "
-                    f"median_filtering {params.median_filtering}; use backend='opencv'"
-                )
+            _refuse_what_only_opencv_has("numba", params)
             from pipeline.optical_flow import tvl1_numba
 
-            return _Solver(
+            return _one_by_one(
                 partial(tvl1_numba.prepare, params=params), partial(tvl1_numba.solve_prepared, params=params)
             )
         case "opencv":
+            if params.variant != "opencv-cpu":
+                raise ValueError(
+                    f"the opencv backend is OpenCV's CPU solver and has no variant {params.variant}; use 'numba'"
+                )
             from pipeline.optical_flow import tvl1_opencv
 
-            return _Solver(
+            return _one_by_one(
                 partial(tvl1_opencv.prepare, params=params), partial(tvl1_opencv.solve_prepared, params=params)
             )
+        case "torch":
+            _refuse_what_only_opencv_has("torch", params)
+            from pipeline.optical_flow import tvl1_torch
+
+            return _Solver(
+                partial(tvl1_torch.prepare, params=params),
+                partial(tvl1_torch.solve_prepared, params=params),
+                tvl1_torch.pairs_at_once,
+            )
+        case "triton":
+            _refuse_what_only_opencv_has("triton", params)
+            if (missing := _missing_for_triton()) and os.environ.get("TRITON_INTERPRET") != "1":
+                raise ValueError(f"the triton backend cannot run here: there is no {missing}; use 'numba' or 'torch'")
+            from pipeline.optical_flow import tvl1_triton
+
+            return _Solver(
+                partial(tvl1_triton.prepare, params=params),
+                partial(tvl1_triton.solve_prepared, params=params),
+                tvl1_triton.pairs_at_once,
+            )
         case _:
-            raise ValueError(f"there is no flow backend {backend!r}; use 'auto', 'numba' or 'opencv'")
+            raise ValueError(
+                f"there is no flow backend {backend!r}; use 'auto', 'numba', 'opencv', 'torch' or 'triton'"
+            )
+
+
+def _one_by_one(prepare: Callable[[Array], Any], solve_pair: Callable[[Any, Any], Flow]) -> _Solver:
+    """A solver of single pairs as one of batches."""
+    return _Solver(
+        lambda frames: [prepare(frame) for frame in frames],
+        lambda prev, next: np.stack([solve_pair(*pair) for pair in zip(prev, next, strict=True)]),
+        lambda height, width: 1,
+    )
+
+
+@cache
+def _missing_for_triton() -> str | None:
+    if find_spec("triton") is None:
+        return "package triton"
+    import torch
+
+    return None if torch.cuda.is_available() else "CUDA device"
+
+
+def _refuse_what_only_opencv_has(backend: str, params: TVL1Params) -> None:
+    if params.gamma != 0 or params.median_filtering == 3:
+        raise ValueError(
+            f"the {backend} backend has neither gamma nor a 3x3 median, and gamma is {params.gamma}, "
+            f"median_filtering {params.median_filtering}; use backend='opencv'"
+        )
 
 
 def _check_frames(frames: Array, name: str, *, ranks: tuple[int, ...]) -> None:

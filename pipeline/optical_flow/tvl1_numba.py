@@ -30,19 +30,20 @@ Compiled functions that call one another share this file: numba's cache sees no 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from pipeline.optical_flow.median_network import MEDIAN_OF_SORTED_COLUMNS
 from pipeline.optical_flow.pyramid_numba import enlarge, pyramid
+from pipeline.optical_flow.warp_numba import warp, with_gradients
 
 if TYPE_CHECKING:
-    from pipeline.optical_flow.solve import TVL1Params
+    from pipeline.optical_flow.params import TVL1Params
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -54,43 +55,24 @@ _LANES = 16
 _STRIP_ROWS = (
     16  # rows updated together: long enough to hide the loop's set-up, short enough for the second-level cache
 )
-_BORDER = 4  # zero pixels around the image that is sampled: a tap further out is moved into them
-_ZERO, _HALF, _ONE, _TINY = np.float32(0), np.float32(0.5), np.float32(1), np.float32(1e-30)
-
-# Bicubic weights of the taps at -1, 0, 1, 2 as polynomials of the fraction t, lowest power first (a = -0.75).
-_CUBIC = ((0.0, 1.0, 0.0, 0.0), (-0.75, 0.0, 0.75, 0.0), (1.5, -2.25, 1.5, -0.75), (-0.75, 1.25, -1.25, 0.75))
-
-# Comparators (low, high) after which wire 12 has the median of 5x5 values; wire 5 * r + c has the r-th smallest of
-# column c. Found by random search from a network that sorts the rows and selects; its test tries all inputs.
-# fmt: off
-MEDIAN_NETWORK = (
-    (21, 20), (10, 11), (15, 16), (18, 17), (10, 18), (5, 6), (12, 13), (19, 20), (6, 12), (3, 7), (13, 14), (6, 9),
-    (19, 18), (21, 14), (16, 17), (12, 18), (4, 1), (11, 13), (22, 15), (7, 19), (23, 22), (23, 9), (4, 5), (16, 19),
-    (15, 22), (18, 13), (10, 11), (1, 8), (3, 11), (15, 18), (9, 16), (2, 23), (5, 7), (1, 0), (21, 12), (8, 23),
-    (0, 8), (8, 7), (15, 23), (11, 7), (15, 21), (24, 23), (9, 8), (7, 15), (12, 24), (16, 21), (8, 16), (7, 11),
-    (19, 16), (12, 21), (11, 8), (15, 19), (12, 8), (8, 15), (8, 12),
-)
-# fmt: on
+_ZERO, _ONE, _TINY = np.float32(0), np.float32(1), np.float32(1e-30)
 
 
 def prepare(frame: np.ndarray[Any, np.dtype[Any]], *, params: "TVL1Params") -> list[Array]:
     """The part of the work that concerns one frame (H, W) in 0-255, whatever its neighbour: its pyramid."""
-    return pyramid(frame, nscales=params.nscales, scale_step=params.scale_step)
+    return pyramid(frame, params=params)
 
 
 def solve_prepared(prev: list[Array], next: list[Array], *, params: "TVL1Params") -> Array:
     """Flow (2, H, W) float32 in pixels, channel 0 = x, between two prepared frames. Releases the GIL."""
     workspace = _aligned_zeros(_PLANES * _plane_size(*prev[0].shape))
     flow = np.zeros((2, *prev[-1].shape), np.float32)
-    counts = (params.warps, params.outer_iterations, params.inner_iterations, params.median_filtering > 1)
-    steps = [np.float32(step) for step in (params.lambda_ * params.theta, params.tau, params.tau / params.theta)]
     for prev_level, next_level in zip(reversed(prev), reversed(next), strict=True):
         height, width = prev_level.shape
         if flow.shape[1:] != (height, width):
-            flow = enlarge(flow, (height, width), scale_step=params.scale_step)
+            flow = enlarge(flow, (height, width), params=params)
         planes = workspace[: _PLANES * _plane_size(height, width)].reshape(_PLANES, -1)
-        threshold = np.float32(params.epsilon**2 * height * width)
-        _solve_level(prev_level, next_level, flow, planes, *counts, threshold, *steps)
+        _solve_level(prev_level, next_level, flow, planes, params)
     return flow
 
 
@@ -106,45 +88,65 @@ def _aligned_zeros(size: int) -> Array:
     return raw[start : start + size]
 
 
+def _solve_level(prev: Array, next: Array, flow: Array, planes: Array, params: "TVL1Params") -> None:
+    """Refine `flow` (2, H, W) in place at one level. Each part is compiled alone, and so can have its own file."""
+    height, width = prev.shape
+    size = (height, width, planes.shape[1] // (height + 2))
+    variant, median = params.discretisation, params.median_filtering > 1
+    counts = (params.outer_iterations, params.inner_iterations, median, not variant.stops_anywhere)
+    steps = [np.float32(step) for step in (params.lambda_ * params.theta, params.tau, params.tau / params.theta)]
+    threshold = np.float32(params.threshold(height, width))
+    planes[:] = _ZERO
+    for image, plane in zip((prev, *flow), (_PREV, _U1, _U2), strict=True):
+        _load(image, planes[plane], size[2])
+    image = with_gradients(next, variant.edges_repeat)
+    columns = np.empty((5, width + 4), np.float32)
+    for _ in range(params.warps):
+        warp(image, planes[:2], planes[_PREV], planes[_GX : _RHO + 1], *size, np.float32(variant.cubic))
+        _relax(planes, columns, *size, *counts, threshold, *steps)
+    for image, plane in zip(flow, (_U1, _U2), strict=True):
+        _store(planes[plane], image, size[2])
+
+
 @_compile
-def _solve_level(
-    prev: Array,
-    next: Array,
-    flow: Array,
+def _relax(
     planes: Array,
-    warps: int,
+    columns: Array,
+    height: int,
+    width: int,
+    stride: int,
     outer: int,
     inner: int,
     median: bool,
+    stops_rarely: bool,
     threshold: float,
     l_t: float,
     tau: float,
     taut: float,
-) -> None:
-    """Refine `flow` (2, H, W) in place at one pyramid level."""
-    height, width = prev.shape
-    stride = planes.shape[1] // (height + 2)
-    planes[:] = _ZERO
-    _load(prev, planes[_PREV], stride)
-    _load(flow[0], planes[_U1], stride)
-    _load(flow[1], planes[_U2], stride)
-    image = _with_gradients(next)
-    columns = np.empty((5, width + 4), np.float32)
-    for _ in range(warps):
-        _warp(image, planes, height, width, stride)
-        error = np.float32(np.inf)
-        for _ in range(outer):
+) -> int:
+    """Iterate until the flow hardly changes; returns the number of iterations.
+
+    `stops_rarely` is the rule of OpenCV's CUDA solvers, which sum the change only after odd iterations, and not before
+    the last sum, less one threshold for every iteration since, is below the threshold.
+    """
+    done = 0
+    error, expected = np.float32(np.inf), _ZERO
+    for _ in range(outer):
+        if error <= threshold:
+            break
+        if median:
+            _median(planes[_U1], planes[_SCRATCH], columns, height, width, stride)
+            _median(planes[_U2], planes[_SCRATCH], columns, height, width, stride)
+        for _ in range(inner):
             if error <= threshold:
                 break
-            if median:
-                _median(planes[_U1], planes[_SCRATCH], columns, height, width, stride)
-                _median(planes[_U2], planes[_SCRATCH], columns, height, width, stride)
-            for _ in range(inner):
-                if error <= threshold:
-                    break
-                error = _iterate(planes, height, width, stride, l_t, tau, taut)
-    _store(planes[_U1], flow[0], stride)
-    _store(planes[_U2], flow[1], stride)
+            change = _iterate(planes, height, width, stride, l_t, tau, taut)
+            if not stops_rarely or (done % 2 == 1 and expected < threshold):
+                error = expected = change
+            else:
+                expected -= threshold
+            done += 1
+    return done
 
 
 @_compile
@@ -218,48 +220,6 @@ def _update_p(u: Array, px: Array, py: Array, start: int, stop: int, stride: int
 
 
 @_compile
-def _warp(image: Array, planes: Array, height: int, width: int, stride: int) -> None:
-    """Linearise around the flow: gradient of the warped second image, 1 / |gradient|^2 and the constant part of rho."""
-    taps = image.reshape(-1)
-    row_step = image.shape[1] * image.shape[2]
-    shift = _BORDER - 1  # from a pixel to its first tap
-    for y in range(height):
-        start = (y + 1) * stride
-        u1, u2 = planes[_U1, start : start + width], planes[_U2, start : start + width]
-        gx, gy = planes[_GX, start : start + width], planes[_GY, start : start + width]
-        rho = planes[_RHO, start : start + width]
-        for x in range(width):
-            sx = min(max(np.float32(x + shift) + u1[x], _ZERO), np.float32(width + _BORDER))
-            sy = min(max(np.float32(y + shift) + u2[x], _ZERO), np.float32(height + _BORDER))
-            column, row = np.int32(sx), np.int32(sy)
-            offset = row * row_step + column * 4
-            tx, ty = sx - np.float32(column), sy - np.float32(row)
-            rho[x], gx[x], gy[x] = _bicubic(taps, offset, row_step, tx, ty)  # type: ignore[call-arg]
-    start, stop = stride, (height + 1) * stride
-    u1, u2 = planes[_U1, start:stop], planes[_U2, start:stop]
-    gx, gy = planes[_GX, start:stop], planes[_GY, start:stop]
-    inverse, rho, prev = planes[_INVERSE, start:stop], planes[_RHO, start:stop], planes[_PREV, start:stop]
-    for i in range(stop - start):
-        inverse[i] = _ONE / max(gx[i] * gx[i] + gy[i] * gy[i], _TINY)
-        rho[i] -= gx[i] * u1[i] + gy[i] * u2[i] + prev[i]
-
-
-@_compile
-def _with_gradients(frame: Array) -> Array:
-    """(H + 8, W + 8, 4), framed by 0: value, centred x and y differences (half one-sided ones at the edge), and 0."""
-    height, width = frame.shape
-    out = np.zeros((height + 2 * _BORDER, width + 2 * _BORDER, 4), np.float32)
-    for y in range(height):
-        above, here, below = frame[max(y - 1, 0)], frame[y], frame[min(y + 1, height - 1)]
-        row = out[y + _BORDER, _BORDER:]
-        for x in range(width):
-            row[x, 0] = here[x]
-            row[x, 1] = _HALF * (here[min(x + 1, width - 1)] - here[max(x - 1, 0)])
-            row[x, 2] = _HALF * (below[x] - above[x])
-    return out
-
-
-@_compile
 def _median(u: Array, scratch: Array, columns: Array, height: int, width: int, stride: int) -> None:
     """5x5 median of a plane in place, edges replicated. columns (5, W + 4): the columns of the window, each sorted."""
     scratch[:] = u
@@ -328,71 +288,16 @@ def _store(plane: Array, image: Array, stride: int) -> None:
 
 
 @intrinsic
-def _bicubic(typing_context: Any, taps: Any, offset: Any, row_step: Any, tx: Any, ty: Any) -> Any:
-    """Bicubic sample of four interleaved float32 channels: the first three, as a tuple.
-
-    taps: flat image; offset: of the first of 4x4 taps; tx, ty: fractions in [0, 1). Written as vector instructions,
-    since numba leaves short inner loops scalar: a row of taps is 16 floats, so four vector loads do for 48 scalar ones.
-    """
-    signature = types.UniTuple(types.float32, 3)(taps, types.intp, types.intp, types.float32, types.float32)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        taps, offset, row_step, tx, ty = arguments
-        data = cgutils.create_struct_proxy(signature.args[0])(context, builder, taps).data
-        weights_x = _cubic_weights(builder, tx, repeat=4)
-        weights_y = _cubic_weights(builder, ty, repeat=1)
-        total = None
-        for row in range(4):
-            address = builder.gep(data, [builder.add(offset, builder.mul(row_step, ir.Constant(row_step.type, row)))])
-            values = builder.load(builder.bitcast(address, _vector(16).as_pointer()), align=4)
-            weighted = builder.fmul(values, _shuffle(builder, weights_y, [row] * 16), flags=("contract",))
-            total = weighted if total is None else builder.fadd(total, weighted, flags=("contract",))
-        total = builder.fmul(total, weights_x)
-        for half in (8, 4):  # add the four taps of each channel
-            low, high = _shuffle(builder, total, range(half)), _shuffle(builder, total, range(half, 2 * half))
-            total = builder.fadd(low, high)
-        channels = [builder.extract_element(total, ir.IntType(32)(channel)) for channel in range(3)]
-        return context.make_tuple(builder, signature.return_type, channels)
-
-    return signature, generate
-
-
-@intrinsic
 def _select_median(typing_context: Any, values: Any) -> Any:
-    """Median of 25 float32, ordered as MEDIAN_NETWORK asks: its comparators, unrolled."""
+    """Median of 25 float32, ordered as MEDIAN_OF_SORTED_COLUMNS asks: its comparators, unrolled."""
     signature = types.float32(values)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wires = cgutils.unpack_tuple(builder, arguments[0])
-        for low, high in MEDIAN_NETWORK:
+        for low, high in MEDIAN_OF_SORTED_COLUMNS:
             a, b = wires[low], wires[high]
             less = builder.fcmp_ordered("<", a, b, flags=("fast",))
             wires[low], wires[high] = builder.select(less, a, b), builder.select(less, b, a)
         return wires[12]
 
     return signature, generate
-
-
-def _vector(lanes: int) -> ir.VectorType:
-    return ir.VectorType(ir.FloatType(), lanes)
-
-
-def _shuffle(builder: ir.IRBuilder, vector: ir.Value, lanes: Iterable[int]) -> ir.Value:
-    mask = list(lanes)
-    mask_type = ir.VectorType(ir.IntType(32), len(mask))
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), ir.Constant(mask_type, mask))
-
-
-def _cubic_weights(builder: ir.IRBuilder, fraction: ir.Value, *, repeat: int) -> ir.Value:
-    """The four weights at `fraction`, each in `repeat` consecutive lanes, by Horner's rule."""
-    empty = ir.Constant(_vector(4 * repeat), ir.Undefined)
-    t = builder.insert_element(empty, fraction, ir.IntType(32)(0))
-    t = _shuffle(builder, t, [0] * (4 * repeat))
-    total = None
-    for row in reversed(_CUBIC):
-        coefficients = ir.Constant(_vector(4 * repeat), [tap for tap in row for _ in range(repeat)])
-        if total is None:
-            total = coefficients
-        else:
-            total = builder.fadd(builder.fmul(total, t, flags=("contract",)), coefficients, flags=("contract",))
-    return total

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from pipeline.optical_flow.solve import TVL1Params
+    from pipeline.optical_flow.params import TVL1Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
