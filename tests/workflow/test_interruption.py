@@ -32,7 +32,10 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("moment", list(MOMENTS))
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(moment, marks=pytest.mark.slow if moment == "first receipt" else ()) for moment in MOMENTS],
+)
 def test_kill_at_any_moment_and_run_again(moment: str, trained: tuple[Project, Run], fresh: Project) -> None:
     reached = MOMENTS[moment]
     process = subprocess.Popen(

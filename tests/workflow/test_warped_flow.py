@@ -59,6 +59,7 @@ def test_a_warped_stream_computes_warped_flow_and_its_training_alone(
     assert "warped flow 2 of" in page
 
 
+@pytest.mark.slow
 def test_its_settings_there_and_back(warped: tuple[Project, Run], tmp_path: Path) -> None:
     project = warped[0].copy(tmp_path / "project")
     assert project.run(target="train_all").jobs == Counter()
@@ -80,6 +81,7 @@ def test_it_follows_the_settings_of_flow(warped: tuple[Project, Run], tmp_path: 
     assert project.run().computed == Counter({"flow": 8, "warped_flow": 8})
 
 
+@pytest.mark.slow
 def test_kill_in_the_warped_flow_and_run_again(project: Project, warped: tuple[Project, Run]) -> None:
     configure(project)
     process = subprocess.Popen(
