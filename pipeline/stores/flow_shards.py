@@ -158,7 +158,8 @@ def _common_attributes(config: FlowConfig) -> dict[str, Any]:
     return {
         "artifact": "optical flow",
         "algorithm": "TV-L1",
-        "variant": config.backend,
+        "variant": "opencv-cpu",  # the one that both backends solve
+        "backend": config.backend,
         "parameters": config.model_dump(mode="json", by_alias=True),
         "alignment": f"flow[t]: frame {ends[0]} -> {ends[1]}",
         "step": config.step,
