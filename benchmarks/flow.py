@@ -7,7 +7,8 @@
 Pairs are spread evenly over the clip. numba and OpenCV run in one process, turn about on the same pair, OpenCV with one
 thread; time on one core is processor time, so that other programs disturb it less, and time on all cores and on a
 CUDA device is wall time. Compilation is measured once in a fresh process without a cache and is not part of the rates.
-The profile runs the solver's compiled parts from Python, a clock around each. What cannot run here has a row that says
+The profile runs the solver's compiled parts from Python, a clock around each. The cost of warped flow is that of
+`python -m benchmarks.warped_flow`, on fewer pairs. What cannot run here has a row that says
 so. The last line is one JSON object.
 """
 
@@ -30,6 +31,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks import warped_flow
 from benchmarks.flow_truth import accuracy, draw, pairs_with_truth
 from pipeline.media.decode import gray_frames
 from pipeline.optical_flow import tvl1_numba
@@ -45,6 +47,7 @@ WIDTH, HEIGHT = 340, 256
 OURS_REPEATED = 3  # ours is short: more runs a pair steady its mean
 TORCH_PAIRS = 4  # on a CPU, where torch takes a second a pair
 GPU_PAIRS = 512
+WARPED_PLACES, WARPED_PAIRS = 4, 5
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CLIP = ROOT.parent / "shared/data/clips/ucf101/v_ApplyEyeMakeup_g01_c01.avi"
 DEFAULT_TRUTH = ROOT.parent / "shared/data/flow"
@@ -271,7 +274,9 @@ def profile(pairs: Pairs) -> dict[str, float]:
     }
 
 
-def speed(clip: Path | None, count: int) -> dict[str, Any]:
+def speed(given: Path | None, count: int) -> dict[str, Any]:
+    """Everything but accuracy; of the clip given, or of those that are here, or of synthetic frames."""
+    clip = given or (DEFAULT_CLIP if DEFAULT_CLIP.exists() else None)
     frames = list(clip_frames(clip) if clip else synthetic_frames())
     if len(frames) < 2 or count < 1:
         raise SystemExit(f"{len(frames)} frames and {count} pairs: at least 2 frames and 1 pair are needed")
@@ -281,6 +286,8 @@ def speed(clip: Path | None, count: int) -> dict[str, Any]:
     result: dict[str, Any] = measure(pairs)
     result |= {"rows": rows(pairs, result), "profile": profile(pairs)}
     result |= from_file(clip) if clip else {}
+    runs = warped_flow.default_runs([given] if given else [], places=WARPED_PLACES, pairs=WARPED_PAIRS)
+    result["warped_cost_ratio"] = warped_flow.cost(runs)[1]
     result |= {"clip": name, "width": WIDTH, "height": HEIGHT, "pairs": len(pairs), "cpu": cpu_model()}
     versions = {name: version(name) for name in ("llvmlite", "numba", "numpy", "torch")} | {"opencv": cv2.__version__}
     result |= {"versions": versions | {"python": platform.python_version()}, "compile_seconds": compile_seconds()}
@@ -298,8 +305,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--truth", type=Path, default=DEFAULT_TRUTH, help="folder with middlebury/ and flyingchairs/")
     arguments = parser.parse_args(argv)
     if not (arguments.accuracy or arguments.pictures):
-        clip = arguments.clip or (DEFAULT_CLIP if DEFAULT_CLIP.exists() else None)
-        print(json.dumps(speed(clip, arguments.pairs), sort_keys=True))
+        print(json.dumps(speed(arguments.clip, arguments.pairs), sort_keys=True))
         return
     if not arguments.truth.is_dir():
         raise SystemExit(f"there is no folder {arguments.truth} with pairs whose flow is known; give it with --truth")

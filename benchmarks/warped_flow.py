@@ -172,6 +172,29 @@ def corner_error_px(found: Array, truth: Array, size_px: int) -> float:
     return float(np.linalg.norm(apart, axis=-1).mean())
 
 
+def default_runs(clips: Sequence[Path], *, places: int, pairs: int) -> dict[str, list[Sequence[Array]]]:
+    """Runs of frames by clip: of the clips given, else of those that are here, else of a rendered one."""
+    there = clips or [path for path in DEFAULT_CLIPS if path.is_file()]
+    if missing := [str(path) for path in there if not path.is_file()]:
+        raise SystemExit(f"there is no clip {missing[0]}")
+    frames = {path.name: clip_frames(path) for path in there} or {"rendered": rendered_frames()}
+    return {name: windows(each, places=places, pairs=pairs) for name, each in frames.items()}
+
+
+def cost(runs: dict[str, list[Sequence[Array]]]) -> tuple[dict[str, dict[str, float]], float]:
+    """What `measure` finds of each clip, printed; and the cost of warped flow to plain flow's over all of them."""
+    cv2.setNumThreads(1)
+    solve(*np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH), np.uint8))  # compiles
+    rows = {}
+    for name, each in runs.items():
+        rows[name] = measure(each)
+        print(name, json.dumps({what: round(value, 3) for what, value in rows[name].items()}))
+    warped, plain = (
+        sum(row[f"{kind}_ms_per_pair"] * row["pairs"] for row in rows.values()) for kind in ("warped", "plain")
+    )
+    return rows, warped / plain
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Cost and residual motion of warped flow on one core at 340x256.")
     parser.add_argument("--clip", type=Path, nargs="+", help="video files")
@@ -179,28 +202,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=15, help="consecutive pairs a place")
     parser.add_argument("--picture", type=Path, help="PNG of frames, plain and warped flow to write")
     arguments = parser.parse_args(argv)
-    clips = arguments.clip or [path for path in DEFAULT_CLIPS if path.is_file()]
-    if missing := [str(path) for path in clips if not path.is_file()]:
-        raise SystemExit(f"there is no clip {missing[0]}")
-    frames = {path.name: clip_frames(path) for path in clips} or {"rendered": rendered_frames()}
-    runs = {name: windows(each, places=arguments.places, pairs=arguments.pairs) for name, each in frames.items()}
-    cv2.setNumThreads(1)
-    solve(*np.random.default_rng(0).integers(0, 256, (2, HEIGHT, WIDTH), np.uint8))  # compiles
-    rows = {}
-    for name, each in runs.items():
-        rows[name] = measure(each)
-        print(name, json.dumps({what: round(value, 3) for what, value in rows[name].items()}))
+    runs = default_runs(arguments.clip or [], places=arguments.places, pairs=arguments.pairs)
+    rows, ratio = cost(runs)
     if arguments.picture:
         picture = np.vstack([draw(each) for each in runs.values()])
         cv2.imwrite(str(arguments.picture), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    warped, plain = (
-        sum(row[f"{kind}_ms_per_pair"] * row["pairs"] for row in rows.values()) for kind in ("warped", "plain")
-    )
     truth = {name: rendered(params, clips=RENDERED, pairs=arguments.pairs) for name, params in MODES.items()}
     for name, kinds in truth.items():
         for kind, row in kinds.items():
             print(f"rendered, {kind}, {name}", json.dumps({what: round(value, 3) for what, value in row.items()}))
-    result = {"warped_cost_ratio": warped / plain, "width": WIDTH, "height": HEIGHT, "clips": rows, "rendered": truth}
+    result = {"warped_cost_ratio": ratio, "width": WIDTH, "height": HEIGHT, "clips": rows, "rendered": truth}
     result["versions"] = {"opencv": cv2.__version__} | {name: version(name) for name in ("numba", "numpy")}
     print(json.dumps(result, sort_keys=True))
 

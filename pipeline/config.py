@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +23,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from pipeline.optical_flow.params import TVL1Params, Variant
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Scale = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -65,10 +68,18 @@ class FramesConfig(GeometryConfig):
     qscale: int = Field(2, ge=2, le=31, description="ffmpeg's MJPEG quantiser: 2 is best, 31 is smallest")
 
 
+def _of_the_variant(name: str) -> Callable[[dict[str, Any]], Any]:
+    """A default that the variant, which is read before, decides."""
+    return lambda given: getattr(TVL1Params(variant=given.get("variant", "opencv-cpu")), name)
+
+
 class FlowConfig(GeometryConfig):
     """TV-L1 optical flow, clipped and quantised to 8 bits, in a zarr store. Solver names are OpenCV's."""
 
-    backend: Literal["numba", "opencv"] = Field("numba", description="numba: our solver; opencv: the reference, slower")
+    variant: Variant = Field("opencv-cpu", description="whose TV-L1: OpenCV's CPU or CUDA solver, or 2.4's of TSN")
+    backend: Literal["auto", "numba", "opencv", "torch", "triton"] = Field(
+        "auto", description="auto: the fastest here, and what any other has stored; a named one is part of the address"
+    )
     bound: Positive = Field(20.0, description="clip at this many pixels per frame before quantising")
     tau: Positive = Field(0.25, description="time step of the dual update")
     lambda_: Positive = Field(0.15, alias="lambda", description="weight of the data term; smaller is smoother")
@@ -76,11 +87,19 @@ class FlowConfig(GeometryConfig):
     nscales: Count = Field(5, description="pyramid levels")
     warps: Count = Field(5, description="warps of the second frame a level")
     epsilon: Positive = Field(0.01, description="stopping threshold, pixels")
-    inner_iterations: Count = Field(30, description="dual updates between two median filters")
-    outer_iterations: Count = Field(10, description="median-filtered rounds a warp")
-    scale_step: float = Field(0.8, gt=0.0, lt=1.0, description="size ratio of two pyramid levels")
+    inner_iterations: Count = Field(
+        default_factory=_of_the_variant("inner_iterations"), description="dual updates between two medians, or a warp"
+    )
+    outer_iterations: Count = Field(
+        default_factory=_of_the_variant("outer_iterations"), description="median-filtered rounds a warp"
+    )
+    scale_step: float = Field(
+        default_factory=_of_the_variant("scale_step"), gt=0.0, lt=1.0, description="size ratio of two pyramid levels"
+    )
+    gamma: float = Field(0.0, ge=0.0, allow_inf_nan=False, description="weight of the illumination term; needs opencv")
     median_filtering: Literal[1, 3, 5] = Field(
-        5, description="side of the median filter; 1 turns it off, 3 needs opencv"
+        default_factory=_of_the_variant("median_filtering"),
+        description="side of the median filter; 1 turns it off, 3 needs opencv",
     )
     step: Count = Field(1, description="flow[t] leads from frame t to frame t + step")
     reverse: bool = Field(False, description="flow[t] leads from frame t + step to frame t instead")
@@ -89,11 +108,19 @@ class FlowConfig(GeometryConfig):
 
     @model_validator(mode="after")
     def _what_the_solver_can(self) -> Self:
-        if self.backend == "numba" and self.median_filtering == 3:
-            raise ValueError("median_filtering 3 needs backend: opencv; numba has 5, or 1 for none")
+        params = self.tvl1  # raises for what the variant does not have
+        if self.backend == "opencv" and params.variant != "opencv-cpu":
+            raise ValueError(f"backend: opencv is OpenCV's CPU solver and has no variant {params.variant}; use auto")
+        if self.backend != "opencv" and (params.gamma > 0 or params.median_filtering == 3):
+            raise ValueError("gamma and median_filtering 3 need backend: opencv; the others have a 5x5 median, or none")
         if min(self.size or (self.short_side or 0,)) < 3:
             raise ValueError("flow needs frames of at least 3 x 3 pixels")
         return self
+
+    @property
+    def tvl1(self) -> TVL1Params:
+        """The solver's parameters."""
+        return TVL1Params(**self.model_dump(include=set(TVL1Params.__dataclass_fields__), by_alias=False))
 
 
 class WarpedFlowConfig(FlowConfig):
@@ -232,7 +259,8 @@ class Config(Section):
         if flow is None:  # it is wrong; saying so once is enough
             return WarpedFlowConfig(size=(340, 256))
         own_size = "size" in given or "short_side" in given
-        return flow.model_dump(by_alias=True, exclude={"size", "short_side"} if own_size else None) | given
+        not_taken = {"size", "short_side"} if own_size else None
+        return flow.model_dump(by_alias=True, exclude_unset=True, exclude=not_taken) | given
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -294,7 +322,9 @@ def load(source: Path | dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ValueError("; ".join(_sentence(problem) for problem in error.errors())) from None
+        # a default that waits for a field with an error of its own has nothing to add
+        problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        raise ValueError("; ".join(map(_sentence, problems))) from None
 
 
 def canonical(section: BaseModel | dict[str, Any]) -> str:

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import FlowConfig
 from pipeline.dataset.receipts import Receipt
-from pipeline.optical_flow.pairs import spaced_pairs
-from pipeline.optical_flow.solve import TVL1Params, solve, solve_video
+from pipeline.optical_flow.solve import solve_video
 from pipeline.stores.flow_shards import Solved, fill_shard, run_command
 
 
@@ -39,14 +38,12 @@ def solve_shard(
     Raises:
         UnusableVideo: ``on_error`` is ``fail`` and a video is unusable.
     """
-    params = TVL1Params(**config.model_dump(include=set(TVL1Params.__dataclass_fields__), by_alias=False))
 
     def solved(frames: Iterable[NDArray[np.uint8]]) -> Iterator[Solved]:
-        if config.step == 1 and not config.reverse:
-            yield from map(Solved, solve_video(frames, backend=config.backend, params=params))
-            return
-        for prev, next in spaced_pairs(frames, step=config.step, reverse=config.reverse):
-            yield Solved(solve(prev, next, backend=config.backend, params=params))
+        flows = solve_video(
+            frames, step=config.step, reverse=config.reverse, backend=config.backend, params=config.tvl1
+        )
+        return map(Solved, flows)
 
     return fill_shard(
         probed,

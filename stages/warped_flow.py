@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipeline.config import WarpedFlowConfig
 from pipeline.dataset.receipts import Receipt
 from pipeline.optical_flow.camera import DEFECTS, CameraParams
-from pipeline.optical_flow.solve import TVL1Params, solve
+from pipeline.optical_flow.solve import pairs_at_once, solve
 from pipeline.optical_flow.warped import warped_flow
 from pipeline.stores.flow_shards import Solved, fill_shard, run_command
 
@@ -44,12 +44,18 @@ def solve_shard(
     Raises:
         UnusableVideo: ``on_error`` is ``fail`` and a video is unusable.
     """
-    params = TVL1Params(**config.model_dump(include=set(TVL1Params.__dataclass_fields__), by_alias=False))
     camera = camera_params(config)
 
     def solved(frames: Iterable[NDArray[np.uint8]]) -> Iterator[Solved]:
-        solve_pair = partial(solve, backend=config.backend, params=params)
-        for pair in warped_flow(frames, solve_pair, step=config.step, reverse=config.reverse, params=camera):
+        pairs = warped_flow(
+            frames,
+            partial(solve, backend=config.backend, params=config.tvl1),
+            step=config.step,
+            reverse=config.reverse,
+            params=camera,
+            pairs_at_once=partial(pairs_at_once, backend=config.backend, params=config.tvl1),
+        )
+        for pair in pairs:
             yield Solved(
                 pair.flow,
                 {

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
 from itertools import islice
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -88,6 +88,18 @@ def solve_video(
     return _spaced(_checked(frames), _choose(algorithm, backend, params), step, reverse)
 
 
+def resolved_backend(backend: Backend) -> Backend:
+    """The backend that runs where `backend` is asked for: `auto` is triton where it can run, else numba."""
+    if backend != "auto":
+        return backend
+    return "triton" if _missing_for_triton() is None else "numba"
+
+
+def pairs_at_once(height: int, width: int, *, backend: Backend = "auto", params: TVL1Params = DEFAULT_PARAMS) -> int:
+    """Pairs of frames (H, W) that are worth giving to `solve` in one batch: 1 on a CPU. Raises as `solve` does."""
+    return _choose("tvl1", backend, params).pairs_at_once(height, width)
+
+
 def _spaced(frames: Iterator[Array], solver: _Solver, step: int, reverse: bool) -> Iterator[Flow]:
     held: list[Any] = []  # prepared frames from the first one on whose flow is to come
     for first in frames:
@@ -115,8 +127,8 @@ def _checked(frames: Iterable[Array]) -> Iterator[Array]:
 def _choose(algorithm: str, backend: str, params: TVL1Params) -> _Solver:
     if algorithm != "tvl1":
         raise ValueError(f"there is no flow algorithm {algorithm!r}; use 'tvl1'")
-    match "triton" if backend == "auto" and _missing_for_triton() is None else backend:
-        case "auto" | "numba":
+    match resolved_backend(cast(Backend, backend)):
+        case "numba":
             _refuse_what_only_opencv_has("numba", params)
             from pipeline.optical_flow import tvl1_numba
 

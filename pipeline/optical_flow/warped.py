@@ -4,12 +4,19 @@ Shapes: H W rows and columns. Flow is (2, H, W) float32 in pixels, channel 0 = x
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.optical_flow.camera import DEFAULT_PARAMS, CameraParams, Keypoints, camera_motion, find_keypoints
+from pipeline.optical_flow.camera import (
+    DEFAULT_PARAMS,
+    CameraMotion,
+    CameraParams,
+    Keypoints,
+    camera_motion,
+    find_keypoints,
+)
 from pipeline.optical_flow.pairs import spaced_pairs
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -28,6 +35,10 @@ class WarpedFlow(NamedTuple):
     """Median length of the flow: of the background, if most of the frame is background."""
 
 
+def _one(height: int, width: int) -> int:
+    return 1
+
+
 def warped_flow(
     frames: Iterable[Array],
     solve: Callable[[Array, Array], Array],
@@ -36,30 +47,58 @@ def warped_flow(
     reverse: bool = False,
     params: CameraParams = DEFAULT_PARAMS,
     masks: Iterable[Array | None] | None = None,
+    pairs_at_once: Callable[[int, int], int] = _one,
 ) -> Iterator[WarpedFlow]:
-    """Warped flow of every pair of a video; no more than `step` + 1 frames are held.
+    """Warped flow of every pair of a video; as many frames are held as make one batch of pairs.
 
     Args:
         frames: grey, (H, W) uint8.
-        solve: flow (2, H, W) of a pair; it is called twice a pair, once where no motion is taken out.
+        solve: flow (B, 2, H, W) of pairs (B, H, W); called twice for each pair, once where no motion is taken out.
         step: frames from one of a pair to the other.
         reverse: from the later frame to the earlier.
         params: how camera motion is found.
         masks: for each frame (H, W) bool, True where the camera's motion may be looked for, or None for everywhere.
+        pairs_at_once: pairs of frames of H, W that are given to `solve` together.
     """
     seen = _seen(frames, masks, params)
     first: Keypoints | None = None
-    for prev, next in spaced_pairs(seen, step=step, reverse=reverse):
-        first = first or prev.keypoints
-        before = first if "first_frame_keypoints" in params.defects else prev.keypoints
-        plain = solve(prev.frame, next.frame)
-        motion = camera_motion(
-            prev.frame, next.frame, plain, before=before, after=next.keypoints, params=params, mask=prev.mask
-        )
-        same = params.mode == "correct" and (motion.homography == np.eye(3)).all()
-        flow = plain if same else solve(prev.frame, motion.warped)
-        residual_px = float(np.median(np.hypot(*flow[:, ::2, ::2])))
-        yield WarpedFlow(flow, motion.homography, motion.inliers, motion.motion_px, residual_px)
+    pairs = spaced_pairs(seen, step=step, reverse=reverse)
+    for pair in pairs:
+        batch = [pair, *islice(pairs, pairs_at_once(*pair[0].frame.shape) - 1)]
+        first = first or pair[0].keypoints
+        plain = solve(*(np.stack([seen.frame for seen in side]) for side in zip(*batch, strict=True)))
+        motions = [
+            camera_motion(
+                prev.frame,
+                next.frame,
+                flow,
+                before=first if "first_frame_keypoints" in params.defects else prev.keypoints,
+                after=next.keypoints,
+                params=params,
+                mask=prev.mask,
+            )
+            for (prev, next), flow in zip(batch, plain, strict=True)
+        ]
+        flows = _solved_again([prev.frame for prev, _ in batch], motions, plain, solve, params)
+        for flow, motion in zip(flows, motions, strict=True):
+            residual_px = float(np.median(np.hypot(*flow[:, ::2, ::2])))
+            yield WarpedFlow(flow, motion.homography, motion.inliers, motion.motion_px, residual_px)
+
+
+def _solved_again(
+    prev: list[Array],
+    motions: list[CameraMotion],
+    plain: Array,
+    solve: Callable[[Array, Array], Array],
+    params: CameraParams,
+) -> Array:
+    """Flow (B, 2, H, W) from `prev` to the warped frames; plain flow where the camera stands."""
+    moved = [
+        i for i, motion in enumerate(motions) if params.mode == "dense_flow" or (motion.homography != np.eye(3)).any()
+    ]
+    if moved:
+        plain[moved] = solve(np.stack([prev[i] for i in moved]), np.stack([motions[i].warped for i in moved]))
+    return plain
 
 
 class _Seen(NamedTuple):

@@ -97,6 +97,13 @@ GPU = CONFIG.compute.accelerator == "cuda" or (
     CONFIG.compute.accelerator == "auto" and Path("/dev/nvidia0").exists()
 )
 STORES = CONFIG.stores
+
+
+def on_gpu(section):
+    """1 if jobs of this flow section solve on a GPU. Several share one, because decoding takes a core for each."""
+    return int(GPU and section.backend in ("auto", "torch", "triton"))
+
+
 MANIFEST = f"{WORK}/manifest-{RECIPES['probe']}.tsv"
 RESULTS = f"{WORK}/results.json"
 REPORT = f"{WORK}/report.html"

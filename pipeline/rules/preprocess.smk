@@ -75,6 +75,7 @@ rule flow:
     threads: 1
     resources:
         mem_mb=2000,
+        flow_gpu=on_gpu(CONFIG.flow),
     params:
         store=store("flow"),
         settings=canonical(CONFIG.flow),
@@ -97,6 +98,7 @@ if "warped_flow" in STORES:
         threads: 1
         resources:
             mem_mb=2000,
+            flow_gpu=on_gpu(CONFIG.warped_flow),
         params:
             store=store("warped_flow"),
             settings=canonical(CONFIG.warped_flow),

@@ -27,10 +27,16 @@ from pipeline.media import ffmpeg
 from pipeline.media.decode import counted, gray_frames, target_size
 from pipeline.media.errors import UnusableVideo
 from pipeline.optical_flow.quantise import clipped_fraction, quantise
+from pipeline.optical_flow.solve import resolved_backend
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.leftovers import remove_leftovers
 
-SOLVER_LIBRARY = {"numba": "numba", "opencv": "opencv-contrib-python-headless"}
+SOLVER_LIBRARY: dict[str, str] = {
+    "numba": "numba",
+    "opencv": "opencv-contrib-python-headless",
+    "torch": "torch",
+    "triton": "triton",
+}
 
 Gray = NDArray[np.uint8]
 Pairs = dict[str, NDArray[Any]]
@@ -153,13 +159,14 @@ class _Video:
 
 def _common_attributes(config: FlowConfig) -> dict[str, Any]:
     """What holds for every array made with these settings."""
-    library = SOLVER_LIBRARY[config.backend]
+    backend = resolved_backend(config.backend)
+    library = SOLVER_LIBRARY[backend]
     ends = (f"t+{config.step}", "t") if config.reverse else ("t", f"t+{config.step}")
     return {
         "artifact": "optical flow",
         "algorithm": "TV-L1",
-        "variant": "opencv-cpu",  # the one that both backends solve
-        "backend": config.backend,
+        "variant": config.variant,
+        "backend": backend,
         "parameters": config.model_dump(mode="json", by_alias=True),
         "alignment": f"flow[t]: frame {ends[0]} -> {ends[1]}",
         "step": config.step,

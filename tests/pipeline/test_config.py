@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from pipeline.config import Config, FlowConfig, canonical, load, main
+from pipeline.optical_flow.params import TVL1Params
 
 MINIMAL: dict[str, Any] = {"name": "x", "dataset": "class_folders", "videos": "somewhere"}
 
@@ -34,6 +35,23 @@ def test_equal_settings_have_equal_canonical_text() -> None:
     other = FlowConfig.model_validate({"bound": 20.0, "lambda": 0.150, "size": (340, 256)})
     assert canonical(one) == canonical(other)
     assert canonical(one) != canonical(one.model_copy(update={"bound": 15.0}))
+
+
+def test_a_variant_brings_its_own_iterations() -> None:
+    """Defaults that the variant decides stand in the text, so that naming them makes no other address."""
+    cuda = FlowConfig.model_validate({"size": [340, 256], "variant": "opencv24-cuda"})
+    assert (cuda.inner_iterations, cuda.outer_iterations, cuda.scale_step, cuda.median_filtering) == (300, 1, 0.5, 1)
+    named = {"inner_iterations": 300, "outer_iterations": 1, "scale_step": 0.5, "median_filtering": 1}
+    other = FlowConfig.model_validate({"size": [340, 256], "variant": "opencv24-cuda", **named})
+    assert canonical(cuda) == canonical(other)
+    assert cuda.tvl1 == TVL1Params(variant="opencv24-cuda")
+
+
+def test_warped_flow_may_have_another_variant_than_flow() -> None:
+    sections = {"flow": {"size": [40, 30], "warps": 2}, "warped_flow": {"variant": "opencv-cuda"}}
+    config = load({"name": "x", "dataset": "demo", **sections})
+    assert config.warped_flow.tvl1 == TVL1Params(variant="opencv-cuda", warps=2)
+    assert config.flow.tvl1 == TVL1Params(warps=2)
 
 
 def test_canonical_text_reads_back() -> None:
@@ -64,7 +82,11 @@ def test_canonical_text_reads_back() -> None:
         ({"seeds": [0, 1, 0]}, "seeds names a value twice: [0, 1, 0]"),
         ({"splits": ["split1", "split1"]}, "splits names a value twice"),
         ({"experiments": {"fused": {"modality": "flow"}}}, "an experiment cannot be called 'fused'"),
-        ({"flow": {"size": [9, 9], "median_filtering": 3}}, "median_filtering 3 needs backend: opencv"),
+        ({"flow": {"size": [9, 9], "median_filtering": 3}}, "gamma and median_filtering 3 need backend: opencv"),
+        ({"flow": {"size": [9, 9], "gamma": 0.5}}, "gamma and median_filtering 3 need backend: opencv"),
+        ({"flow": {"size": [9, 9], "variant": "opencv"}}, "flow.variant is 'opencv': input should be 'opencv-cpu'"),
+        ({"flow": {"size": [9, 9], "variant": "opencv-cuda", "backend": "opencv"}}, "has no variant opencv-cuda"),
+        ({"flow": {"size": [9, 9], "variant": "opencv24-cuda", "scale_step": 0.8}}, "it must be 0.5 for variant"),
         ({"flow": {"size": [2, 9]}}, "flow needs frames of at least 3 x 3 pixels"),
         ({"dataset": "demo"}, "dataset demo renders its own videos"),
         (

@@ -25,6 +25,7 @@ from pipeline.dataset.receipts import Receipt
 from pipeline.media.decode import gray_frames
 from pipeline.media.errors import UnusableVideo
 from pipeline.optical_flow.quantise import quantise
+from pipeline.optical_flow.params import TVL1Params
 from pipeline.optical_flow.solve import solve
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import FrameShards, samples
@@ -209,7 +210,7 @@ def test_flow_is_the_solvers_and_says_what_it_is(clips: dict[str, dict[str, Any]
     gray = list(gray_frames(Path(clips["b"]["path"]), width=40, height=30))
     parameters = {"nscales": 2, "warps": 1, "outer_iterations": 2}
     expected = [
-        quantise(solve(one, other, backend="numba", params=flow.TVL1Params(**parameters)), bound=20.0)
+        quantise(solve(one, other, backend="numba", params=TVL1Params(**parameters)), bound=20.0)
         for one, other in pairwise(gray)
     ]
     store = FlowStore(tmp_path / "flow", parameters=FLOW.model_dump(mode="json", by_alias=True))
@@ -219,6 +220,28 @@ def test_flow_is_the_solvers_and_says_what_it_is(clips: dict[str, dict[str, Any]
     assert attributes["source_digest"] == clips["b"]["digest"]
     assert attributes["alignment"] == "flow[t]: frame t -> t+1"
     assert {"ffmpeg", "numba", "zarr"} <= set(attributes["software"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("backend", "variant"), [("numba", "opencv24-cuda"), ("torch", "opencv-cuda")])
+def test_variant_and_backend_reach_the_store(
+    clips: dict[str, dict[str, Any]], tmp_path: Path, backend: Any, variant: Any
+) -> None:
+    receipt = probed([clips["b"]], tmp_path / "probe")
+    config = FlowConfig(size=(40, 30), nscales=2, warps=1, backend=backend, variant=variant, step=2, reverse=True)
+    facts = flow.solve_shard(receipt, shard="7", store=tmp_path / "flow", config=config).usable()["b"]
+    assert facts["frames"] == 4
+    gray = list(gray_frames(Path(clips["b"]["path"]), width=40, height=30))
+    params = TVL1Params(variant=variant, nscales=2, warps=1)
+    expected = solve(np.stack(gray[2:]), np.stack(gray[:-2]), backend=backend, params=params)
+    store = FlowStore(tmp_path / "flow")
+    steps = store.read(facts["key"], 0, 4).astype(int) - np.stack([quantise(each, bound=20.0) for each in expected])
+    assert abs(steps).max() <= 1  # torch rounds by the shape of its batch
+    assert (steps != 0).mean() < 0.01
+    attributes = store.attributes(facts["key"])
+    assert (attributes["variant"], attributes["backend"]) == (variant, backend)
+    assert backend in attributes["software"]
+    assert attributes["parameters"]["inner_iterations"] == 300
+    assert attributes["alignment"] == "flow[t]: frame t+2 -> t"
 
 
 def test_flow_is_shared_by_content(clips: dict[str, dict[str, Any]], tmp_path: Path) -> None:

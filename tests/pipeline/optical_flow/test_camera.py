@@ -164,6 +164,26 @@ def test_a_standing_camera_is_left_alone(texture: NDArray[np.float32]) -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_batches_of_pairs_are_solved_as_pairs_are(texture: NDArray[np.float32], reverse: bool) -> None:
+    """Of six pairs the camera stands in the second and the fifth."""
+    pans = (0, 3, 3, 7, 12, 12, 10)
+    frames = [view(texture, np.array([[1, 0, pan], [0, 1, 0], [0, 0, 1.0]]))[:120, :160] for pan in pans]
+    one_by_one = warped(*frames, reverse=reverse)
+    sizes = []
+
+    def noted(prev: NDArray[np.uint8], next: NDArray[np.uint8]) -> NDArray[np.float32]:
+        sizes.append(len(prev))
+        return solve(prev, next)
+
+    batched = list(warped_flow(frames, noted, reverse=reverse, pairs_at_once=lambda height, width: 4))
+    assert sizes == [4, 3, 2, 1]
+    for one, other in zip(one_by_one, batched, strict=True):
+        assert (one.flow == other.flow).all()
+        assert (one.homography == other.homography).all()
+        assert one[2:] == other[2:]
+
+
 def test_an_object_before_a_plain_wall_keeps_its_motion(texture: NDArray[np.float32]) -> None:
     """All that can be matched lies on the object; its motion must not be taken for the camera's."""
     shading = 60 + 140 * np.hypot(*(np.mgrid[:HEIGHT, :WIDTH] - CENTRE[::-1, None, None])) / WIDTH

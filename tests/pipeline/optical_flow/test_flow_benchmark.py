@@ -17,12 +17,16 @@ from tests.pipeline.optical_flow.motions import texture
 
 def test_the_last_line_is_json(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(flow, "DEFAULT_CLIP", tmp_path / "absent.avi")
+    monkeypatch.setattr(flow.warped_flow, "DEFAULT_CLIPS", ())
+    monkeypatch.setattr(flow, "WARPED_PLACES", 1)
+    monkeypatch.setattr(flow, "WARPED_PAIRS", 1)
     flow.main(["--pairs", "1"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["clip"] == "synthetic panning texture"
     assert result["pairs"] == 1
     assert 0 < result["mean_difference_px"] <= 0.06
     assert result["ratio"] > 0
+    assert result["warped_cost_ratio"] > 1
     assert result["profile"]["pixel_iterations_per_pair"] > flow.WIDTH * flow.HEIGHT
     rows = {(row["backend"], row["variant"], row["device"]): row for row in result["rows"]}
     assert len(rows) == len(result["rows"])
