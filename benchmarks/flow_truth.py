@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, get_args
 import cv2
 import numpy as np
 
+from pipeline.dataset.builders.flying_chairs import flying_chairs
 from pipeline.optical_flow.colour import colour_wheel, flow_to_rgb
+from pipeline.optical_flow.flo import read_flo
 from pipeline.optical_flow.params import TVL1Params, Variant
 from pipeline.optical_flow.solve import solve
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-UNKNOWN_PX = 1e6  # longer vectors of the truth mean: not known
 DIFFERENCE_PX = 0.5  # length that gets full colour in the picture of the difference
 LABEL_HEIGHT = 18
 
@@ -30,15 +31,13 @@ class Pair(NamedTuple):
 
 
 def pairs_with_truth(folder: Path) -> list[Pair]:
-    """The pairs under a folder with `middlebury/NAME` and `flyingchairs/NUMBER-*`."""
+    """The pairs under a folder with `middlebury/NAME` and `flyingchairs`."""
     pairs = []
     for scene in sorted((folder / "middlebury").iterdir()):
         frames = [scene / f"frame{number}.png" for number in (10, 11)]
         pairs.append(_pair(f"Middlebury {scene.name}", frames, scene / "flow10.flo"))
-    for truth in sorted((folder / "flyingchairs").glob("*-gt.flo")):
-        number = truth.name.removesuffix("-gt.flo")
-        frames = [truth.with_name(f"{number}-img{index}.ppm") for index in (0, 1)]
-        pairs.append(_pair(f"FlyingChairs {number}", frames, truth))
+    for chairs in flying_chairs(folder / "flyingchairs", split_file=None):
+        pairs.append(_pair(f"FlyingChairs {chairs.id}", [chairs.prev, chairs.next], chairs.flow))
     return pairs
 
 
@@ -80,7 +79,7 @@ def draw(pairs: list[Pair], folder: Path) -> list[Path]:
 
 def _pair(name: str, frames: list[Path], truth: Path) -> Pair:
     prev, next = map(_read_grey, frames)
-    return Pair(name, prev, next, _read_flo(truth))
+    return Pair(name, prev, next, read_flo(truth))
 
 
 def _read_grey(path: Path) -> Array:
@@ -88,16 +87,6 @@ def _read_grey(path: Path) -> Array:
     if image is None:
         raise SystemExit(f"cannot read the frame {path}")
     return image
-
-
-def _read_flo(path: Path) -> Array:
-    """A Middlebury .flo file: magic number, width, height, and x and y for each pixel."""
-    raw = path.read_bytes()
-    if raw[:4] != b"PIEH":
-        raise SystemExit(f"{path} is not a .flo file")
-    width, height = np.frombuffer(raw, "<i4", 2, 4)
-    flow = np.frombuffer(raw, "<f4", 2 * width * height, 12).reshape(height, width, 2)
-    return np.where(np.abs(flow).max(axis=2) < UNKNOWN_PX, np.moveaxis(flow, -1, 0), np.nan)
 
 
 def _error(flow: Array, truth: Array) -> float:

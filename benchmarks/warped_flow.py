@@ -6,8 +6,9 @@ A few places of each clip, consecutive pairs in each, plain and warped turn abou
 time, so that other programs disturb it less; compilation is not part of it. Plain flow is what the flow stage runs,
 with the work on a frame shared by its two pairs. What remains of the camera's motion is judged by the median length of
 the flow of a pair, plain and warped: most of a frame is background. Clips rendered as for the demo, at 96x96, have
-known camera motion, so there the homography is compared with it. The last line is one JSON object, whose
-``warped_cost_ratio`` is over all real clips.
+known camera motion, so there the homography is compared with it. The cost is also that of smaller frames and of other
+variants, of a clip whose camera moves. The last line is one JSON object, whose ``warped_cost_ratio`` is over all real
+clips at 340x256.
 """
 
 import argparse
@@ -16,17 +17,18 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import cv2
 import numpy as np
 
 from pipeline.demo.render import render_clip
-from pipeline.demo.scene import draw_scene
+from pipeline.demo.scene import CAMERA_KINDS, Act, CameraKind, Scene, draw_scene, draw_setting
 from pipeline.media.decode import gray_frames
 from pipeline.optical_flow.camera import DEFECTS, CameraParams, camera_motion, find_keypoints, mean_displacement_px
 from pipeline.optical_flow.colour import flow_to_rgb
-from pipeline.optical_flow.solve import solve, solve_video
+from pipeline.optical_flow.params import DEFAULT_PARAMS, TVL1Params, Variant
+from pipeline.optical_flow.solve import choose_solver, solve, solve_video
 from pipeline.optical_flow.warped import warped_flow
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -39,6 +41,9 @@ DEFAULT_CLIPS = tuple(
     for name in ("kinetics/demo.mp4", "activitynet/v_GGSY1Qvo990.mp4", "ucf101/v_ApplyEyeMakeup_g01_c01.avi")
 )
 """A camera in a hand, one that follows, one that stands before a face. Without them a rendered clip is used."""
+MOVING_CLIP = CLIPS / "activitynet/v_GGSY1Qvo990.mp4"
+SIZES = ((WIDTH, HEIGHT), (128, 96), (96, 96))
+SHOWN_BY_SIZE = ("moved_pairs", "plain_ms_per_pair", "warped_ms_per_pair", "cost_ratio")
 LONGEST_FRAMES = 400
 RENDERED = 12
 """Clips with known camera motion."""
@@ -50,10 +55,10 @@ MODES = {
 }
 
 
-def clip_frames(path: Path) -> list[Array]:
+def clip_frames(path: Path, *, width: int = WIDTH, height: int = HEIGHT) -> list[Array]:
     """The first frames of a clip, (H, W) uint8."""
     frames: list[Array] = []
-    for frame in gray_frames(path, width=WIDTH, height=HEIGHT):
+    for frame in gray_frames(path, width=width, height=height):
         frames.append(frame)
         if len(frames) == LONGEST_FRAMES:
             break
@@ -76,11 +81,21 @@ def length_px(flow: Array) -> float:
     return float(np.median(np.hypot(*flow)))
 
 
-def rendered_frames() -> list[Array]:
-    """A clip like the demo's, larger, with a camera that shakes."""
-    scenes = (draw_scene(np.random.default_rng(seed), size_px=HEIGHT, num_frames=40) for seed in range(100))
-    scene = next(scene for scene in scenes if scene.camera.kind == "shake")
-    return [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in render_clip(scene, motion="circle", look="green")]
+def rendered_scene(seed: int, *, camera: CameraKind, size_px: int) -> Scene:
+    """A scene as the demo has them."""
+    rng = np.random.default_rng(seed)
+    setting = draw_setting(rng, camera=camera)
+    return draw_scene(rng, size_px=(size_px, size_px), num_frames=40, setting=setting)
+
+
+def gray_clip(scene: Scene) -> list[Array]:
+    frames = render_clip(scene, (Act("circle", "green"),))
+    return [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+
+
+def rendered_frames(size_px: int = HEIGHT) -> list[Array]:
+    """A clip like the demo's with a camera that shakes."""
+    return gray_clip(rendered_scene(0, camera="shake", size_px=size_px))
 
 
 def draw(runs: list[Sequence[Array]]) -> Array:
@@ -88,22 +103,22 @@ def draw(runs: list[Sequence[Array]]) -> Array:
     rows = []
     for frames in runs:
         plain = solve(frames[0], frames[1])
-        warped = next(warped_flow(frames[:2], solve)).flow
+        warped = next(warped_flow(frames[:2], choose_solver())).flow
         scale_px = max(2.0, float(np.percentile(np.hypot(*plain), 99)))
         pictures = [flow_to_rgb(flow, max_px=scale_px) for flow in (plain, warped)]
         rows.append(np.hstack([cv2.cvtColor(frames[0], cv2.COLOR_GRAY2RGB), *pictures]))
     return np.vstack(rows)
 
 
-def measure(runs: list[Sequence[Array]]) -> dict[str, float]:
+def measure(runs: list[Sequence[Array]], tvl1: TVL1Params = DEFAULT_PARAMS) -> dict[str, float]:
     """Cost and residuals over the runs of one clip; seconds are of all pairs."""
     seconds = dict.fromkeys(("plain", "warped", "keypoints", "motion"), 0.0)
     plain_px, warped_px, motion_px, inliers = [], [], [], []
-    params = CameraParams()
+    params, solver = CameraParams(), choose_solver(params=tvl1)
     for frames in runs:
-        plain, spent = timed(lambda: list(solve_video(frames)))  # noqa: B023 - called at once
+        plain, spent = timed(lambda: list(solve_video(frames, params=tvl1)))  # noqa: B023 - called at once
         seconds["plain"] += spent
-        warped, spent = timed(lambda: list(warped_flow(frames, solve)))  # noqa: B023
+        warped, spent = timed(lambda: list(warped_flow(frames, solver)))  # noqa: B023
         seconds["warped"] += spent
         keypoints, spent = timed(lambda: [find_keypoints(frame, params=params) for frame in frames])  # noqa: B023
         seconds["keypoints"] += spent
@@ -132,30 +147,19 @@ def measure(runs: list[Sequence[Array]]) -> dict[str, float]:
     }
 
 
-def rendered(
-    params: CameraParams, *, clips: int, pairs: int, size_px: int = 96, num_frames: int = 40
-) -> dict[str, dict[str, float]]:
-    """Errors against the truth by kind of camera, on clips as the demo has them: actor, distractors, mild movement."""
+def rendered(params: CameraParams, *, clips: int, pairs: int, size_px: int = 96) -> dict[str, dict[str, float]]:
+    """Errors against the truth by kind of camera, on clips as the demo has them: actor, distractors, quick cameras."""
     errors: dict[str, dict[str, list[float]]] = {}
     for seed in range(clips):
-        scene = draw_scene(np.random.default_rng(seed), size_px=size_px, num_frames=num_frames)
-        frames = [
-            cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in render_clip(scene, motion="circle", look="green")
-        ]
-        views = np.concatenate(
-            [
-                scene.camera.matrices(num_frames, size_px=size_px),
-                np.broadcast_to([[[0.0, 0.0, 1.0]]], (num_frames, 1, 3)),
-            ],
-            axis=1,
-        )
-        start = max(0, (num_frames - pairs - 1) // 2)
+        scene = rendered_scene(seed, camera=CAMERA_KINDS[seed % len(CAMERA_KINDS)], size_px=size_px)
+        frames = gray_clip(scene)
+        truths = scene.camera.homographies(len(frames), size_px=scene.size_px)
+        start = max(0, (len(frames) - pairs - 1) // 2)
         row = errors.setdefault(scene.camera.kind, {"camera_px": [], "corner_error_px": [], "plain": [], "warped": []})
-        found = warped_flow(frames[start : start + pairs + 1], solve, params=params)
+        found = warped_flow(frames[start : start + pairs + 1], choose_solver(), params=params)
         for t, pair in enumerate(found, start):
-            truth = views[t + 1] @ np.linalg.inv(views[t])
-            row["camera_px"].append(mean_displacement_px(truth, (size_px, size_px)))
-            row["corner_error_px"].append(corner_error_px(pair.homography, truth, size_px))
+            row["camera_px"].append(mean_displacement_px(truths[t], scene.size_px))
+            row["corner_error_px"].append(corner_error_px(pair.homography, truths[t], size_px))
             row["plain"].append(length_px(solve(frames[t], frames[t + 1])))
             row["warped"].append(length_px(pair.flow))
     return {
@@ -195,6 +199,21 @@ def cost(runs: dict[str, list[Sequence[Array]]]) -> tuple[dict[str, dict[str, fl
     return rows, warped / plain
 
 
+def cost_by_size(clip: Path | None, *, places: int, pairs: int) -> list[dict[str, Any]]:
+    """Cost by size and variant where nearly every pair is solved twice: of a moving clip, else of a rendered one."""
+    rows = []
+    for width, height in SIZES:
+        frames = clip_frames(clip, width=width, height=height) if clip else rendered_frames(min(width, height))
+        runs = windows(frames, places=places, pairs=pairs)
+        for variant in get_args(Variant):
+            tvl1 = TVL1Params(variant=variant)
+            solve(frames[0], frames[1], params=tvl1)  # compiles
+            row: dict[str, Any] = {"width": frames[0].shape[1], "height": height, "variant": variant}
+            rows.append(row | measure(runs, tvl1))
+            print(*row.values(), *(f"{what} {rows[-1][what]:.2f}" for what in SHOWN_BY_SIZE))
+    return rows
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Cost and residual motion of warped flow on one core at 340x256.")
     parser.add_argument("--clip", type=Path, nargs="+", help="video files")
@@ -211,7 +230,15 @@ def main(argv: list[str] | None = None) -> None:
     for name, kinds in truth.items():
         for kind, row in kinds.items():
             print(f"rendered, {kind}, {name}", json.dumps({what: round(value, 3) for what, value in row.items()}))
-    result = {"warped_cost_ratio": ratio, "width": WIDTH, "height": HEIGHT, "clips": rows, "rendered": truth}
+    sizes = cost_by_size(MOVING_CLIP if MOVING_CLIP.is_file() else None, places=arguments.places, pairs=arguments.pairs)
+    result = {
+        "warped_cost_ratio": ratio,
+        "by_size": sizes,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "clips": rows,
+        "rendered": truth,
+    }
     result["versions"] = {"opencv": cv2.__version__} | {name: version(name) for name in ("numba", "numpy")}
     print(json.dumps(result, sort_keys=True))
 

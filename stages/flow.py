@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +17,7 @@ from pipeline.config import FlowConfig
 from pipeline.dataset.receipts import Receipt
 from pipeline.optical_flow.solve import solve_video
 from pipeline.stores.flow_shards import Solved, fill_shard, run_command
+from pipeline.stores.sharing import Sharing
 
 
 def solve_shard(
@@ -25,6 +27,7 @@ def solve_shard(
     store: Path,
     config: FlowConfig,
     on_error: Literal["quarantine", "fail"] = "quarantine",
+    sharing: Sharing | None = None,
 ) -> Receipt:
     """Make sure that the flow of every video of a shard is in the store.
 
@@ -34,6 +37,7 @@ def solve_shard(
         store: folder of the arrays.
         config: geometry, rate, solver and quantisation.
         on_error: what to do about an unusable video.
+        sharing: the team's store; None for none.
 
     Raises:
         UnusableVideo: ``on_error`` is ``fail`` and a video is unusable.
@@ -54,11 +58,13 @@ def solve_shard(
         solve=solved,
         attributes={},
         on_error=on_error,
+        sharing=sharing,
     )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Solve the flow of one shard."""
+    cv2.setNumThreads(1)  # the workflow counts on one core a job
     run_command(argv, stage="flow", description=main.__doc__, section=FlowConfig, job=solve_shard)
 
 

@@ -7,7 +7,6 @@ has been computed. Beside the flow stand, for each pair, the homography and what
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +18,10 @@ from numpy.typing import NDArray
 from pipeline.config import WarpedFlowConfig
 from pipeline.dataset.receipts import Receipt
 from pipeline.optical_flow.camera import DEFECTS, CameraParams
-from pipeline.optical_flow.solve import pairs_at_once, solve
+from pipeline.optical_flow.solve import choose_solver
 from pipeline.optical_flow.warped import warped_flow
 from pipeline.stores.flow_shards import Solved, fill_shard, run_command
+from pipeline.stores.sharing import Sharing
 
 
 def solve_shard(
@@ -31,6 +31,7 @@ def solve_shard(
     store: Path,
     config: WarpedFlowConfig,
     on_error: Literal["quarantine", "fail"] = "quarantine",
+    sharing: Sharing | None = None,
 ) -> Receipt:
     """Make sure that the warped flow of every video of a shard is in the store.
 
@@ -40,6 +41,7 @@ def solve_shard(
         store: folder of the arrays.
         config: geometry, rate, solver, quantisation, and how camera motion is found.
         on_error: what to do about an unusable video.
+        sharing: the team's store; None for none.
 
     Raises:
         UnusableVideo: ``on_error`` is ``fail`` and a video is unusable.
@@ -49,11 +51,10 @@ def solve_shard(
     def solved(frames: Iterable[NDArray[np.uint8]]) -> Iterator[Solved]:
         pairs = warped_flow(
             frames,
-            partial(solve, backend=config.backend, params=config.tvl1),
+            choose_solver(backend=config.backend, params=config.tvl1),
             step=config.step,
             reverse=config.reverse,
             params=camera,
-            pairs_at_once=partial(pairs_at_once, backend=config.backend, params=config.tvl1),
         )
         for pair in pairs:
             yield Solved(
@@ -76,6 +77,7 @@ def solve_shard(
         attributes=_attributes(camera),
         summarise=summarise,
         on_error=on_error,
+        sharing=sharing,
     )
 
 
@@ -107,8 +109,12 @@ def _attributes(camera: CameraParams) -> dict[str, Any]:
         "pairs": "pairs.npz: homography (frame to frame, pixels), inliers, motion_px (mean displacement by the "
         "homography), residual_px (median length of the flow)",
         "border": "where the other frame does not reach, the frame itself is put, so that flow is zero"
-        + ("; also where it is less than 5 px from its edge" if camera.mode == "dense_flow" else ""),
-        "keypoints": {"detector": "SIFT", "opencv-contrib-python-headless": version("opencv-contrib-python-headless")},
+        + ("; also where it is less than 6 px from its edge" if camera.mode == "dense_flow" else ""),
+        "keypoints": {
+            "detector": "SIFT",
+            "descriptor": "SIFT" if camera.mode == "dense_flow" else "BEBLID",
+            "opencv-contrib-python-headless": version("opencv-contrib-python-headless"),
+        },
     }
 
 

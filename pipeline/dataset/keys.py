@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,20 +20,31 @@ from pipeline.config import canonical
 # Not a hash of the source: a reworded comment must not throw away weeks of optical flow.
 VERSIONS = {
     "probe": 1,
-    "frames": 1,
-    "flow": 1,
-    "warped_flow": 1,
-    "manifest": 1,
+    "frames": 2,
+    "flow": 2,
+    "warped_flow": 2,
+    "imported_flow": 1,
+    "imported_warped_flow": 1,
+    "manifest": 2,
     "index": 1,
     "train": 1,
     "predict": 1,
     "baseline": 1,
     "evaluate": 1,
-    "report": 1,
+    "report": 2,
 }
 
 # Stages that go by what probing found about a video, beside its bytes.
 PROBED = ("frames", "flow", "warped_flow")
+
+
+def maker(stage: str, parameters: BaseModel | Mapping[str, Any]) -> str:
+    """The stage in whose name the results of ``stage`` have their addresses.
+
+    Imported flow has a name of its own, so that it is never taken for what would be computed here.
+    """
+    values = parameters if isinstance(parameters, Mapping) else dict(parameters)
+    return f"imported_{stage}" if values.get("imported") is not None else stage
 
 
 def recipe(stage: str, parameters: BaseModel | dict[str, Any], *upstream: str) -> str:
@@ -46,15 +58,18 @@ def recipe(stage: str, parameters: BaseModel | dict[str, Any], *upstream: str) -
     return _hash(stage, *_versions(stage), json.loads(canonical(parameters)), *upstream, size=6)
 
 
-def artifact_key(stage: str, parameters: BaseModel | dict[str, Any], *digests: str) -> str:
+def artifact_key(
+    stage: str, parameters: BaseModel | dict[str, Any], *digests: str, versions: list[int] | None = None
+) -> str:
     """The address of one video's result: 32 hexadecimal digits.
 
     Args:
         stage: a key of ``VERSIONS``.
         parameters: the stage's part of the configuration.
         digests: digests of the inputs' bytes.
+        versions: of the stage and of probing, for a result of another time; None takes today's.
     """
-    return _hash(stage, *_versions(stage), json.loads(canonical(parameters)), *digests, size=16)
+    return _hash(stage, *(versions or _versions(stage)), json.loads(canonical(parameters)), *digests, size=16)
 
 
 def _versions(stage: str) -> list[int]:

@@ -9,6 +9,7 @@ Shapes: H W rows and columns; N points (N, 2), x then y, in pixels, pixel centre
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import cv2
@@ -32,9 +33,15 @@ _CORNERS, _CORNER_QUALITY, _CORNER_DISTANCE_PX = 1000, 0.001, 8
 _CLOSELY_PX = 0.3
 _REFINEMENTS, _REFINED_PX, _NARROWEST_PX = 4, 0.5, 0.1
 _MATCHES_LEAST = 8
+_NEARER_LEAST = 0.1
+"""Of the pixels seen, more that come nearer than get farther. Where a tripod was found to move it is 0.1 at most, of
+cameras that move 0.4 on the median (docs/warped_flow.md)."""
+
+_NEXT_CORNER = [1, 2, 3, 0]
 
 _DENSE_FLOW_WINDOW_PX, _DENSE_FLOW_CORNER_DISTANCE_PX = 25, 3
-_DENSE_FLOW_BORDER_PX, _DENSE_FLOW_MATCHES_LEAST = 5, 51
+_DENSE_FLOW_BORDER_PX, _DENSE_FLOW_MATCHES_LEAST = 6, 51
+"""Its conditions are x > 5 and x < width - 1 - 5, so columns 0 to 5 are border; and more than 50 matches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +181,15 @@ def warp_into(prev: Array, next: Array, homography: Array, *, border_px: int = 0
 
 def mean_displacement_px(homography: Array, shape: tuple[int, ...]) -> float:
     """How far the homography moves the points of a frame (H, W), mean over a grid of 16 x 16."""
-    x, y = (np.linspace(0, side - 1, 16) for side in shape[::-1])
-    points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    points = _grid(*shape)
     return float(np.hypot(*(_transform(homography, points) - points).T).mean())
+
+
+@lru_cache(maxsize=16)
+def _grid(height: int, width: int) -> Array:
+    """(256, 2): points spread evenly over a frame."""
+    x, y = (np.linspace(0, side - 1, 16) for side in (width, height))
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
 
 
 def _check(prev: Array, next: Array, flow: Array) -> None:
@@ -269,10 +282,12 @@ def _refined(homography: Array, matches: Matches) -> Array:
     With a slow camera 1 px, or even half, would take in objects that move as slowly in another direction.
     """
     errors, reach_px = _errors_px(homography, matches), _REFINED_PX
+    fitted = np.zeros(len(errors), bool)
     for _ in range(_REFINEMENTS):
         near = errors < reach_px
-        if near.sum() < _MATCHES_LEAST:
+        if near.sum() < _MATCHES_LEAST or (near == fitted).all():  # too few, or nothing would change any more
             break
+        fitted = near
         refined, _ = cv2.findHomography(matches.prev[near], matches.next[near], 0)
         if refined is None:
             break
@@ -325,13 +340,16 @@ def _transform(homography: Array, points: Array) -> Array:
 
 
 def _nearer(prev: Array, next: Array, warped: Array, seen: Array) -> bool:
-    """Whether more pixels come nearer to `prev`, in grey levels, than get farther from it with the motion taken out.
+    """Whether clearly more pixels come nearer to `prev`, in grey levels, than get farther with the motion taken out.
 
     Not so where the matches lie on a moving object before a plain background: then the object's motion was found, and
-    the many pixels of the background would be moved instead. Each pixel has one vote, however strong its texture.
+    the many pixels of the background would be moved instead. Each pixel has one vote, however strong its texture. The
+    margin is for a camera that stands: what compression and people do to its pictures is found to move a little, and
+    interpolation, which smooths, brings a few pixels nearer whatever the motion.
     """
     before, after = cv2.absdiff(prev, next), cv2.absdiff(prev, warped)
-    return bool(np.count_nonzero((after < before) & seen) > np.count_nonzero((after > before) & seen))
+    nearer, farther = (np.count_nonzero(pixels & seen) for pixels in (after < before, after > before))
+    return bool(nearer - farther > _NEARER_LEAST * np.count_nonzero(seen))
 
 
 def _believable(homography: Array, shape: tuple[int, ...]) -> bool:
@@ -346,9 +364,13 @@ def _believable(homography: Array, shape: tuple[int, ...]) -> bool:
     moved = _transform(homography, corners)
     if np.hypot(*(moved - corners).T).max() < STILL_PX:
         return False
-    sides = np.roll(moved, -1, axis=0) - moved
-    turns = sides[:, 0] * np.roll(sides, -1, axis=0)[:, 1] - sides[:, 1] * np.roll(sides, -1, axis=0)[:, 0]
-    x, y = moved.T
-    area = (x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2
+    sides = moved[_NEXT_CORNER] - moved
+    turns = _cross(sides, sides[_NEXT_CORNER])
+    area = _cross(moved, moved[_NEXT_CORNER]).sum() / 2
     whole = (height - 1) * (width - 1)
     return bool((turns > 0).all() and whole / 4 < area < whole * 4)
+
+
+def _cross(one: Array, other: Array) -> Array:
+    """Of each row of the one, (N, 2), with that of the other."""
+    return one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]

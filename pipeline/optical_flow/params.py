@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
+
 Variant = Literal["opencv-cpu", "opencv-cuda", "opencv24-cuda"]
 
 SMALLEST_LEVEL_PX = 16
@@ -50,6 +52,7 @@ class TVL1Params:
     The variant says whose discretisation it is: OpenCV's CPU solver (`opencv-cpu`), its CUDA solver since version 3
     (`opencv-cuda`), or that of OpenCV 2.4 (`opencv24-cuda`), on which the published two-stream results rest.
     A parameter whose default is None takes the variant's own: None is replaced when the object is made.
+    NumPy's numbers become Python's.
     Raises ValueError for a value out of range, and for one that the variant does not have.
     """
 
@@ -101,6 +104,9 @@ class TVL1Params:
 
     def _require(self, name: str, holds: Callable[[Any], bool], wanted: str) -> None:
         value = getattr(self, name)
+        if isinstance(value, np.integer | np.floating):
+            value = value.item()
+            object.__setattr__(self, name, value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
             raise ValueError(f"TV-L1 parameter {name} is {value!r}; it must be {wanted}")
 

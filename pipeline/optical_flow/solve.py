@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
 from itertools import islice
-from typing import Any, Literal, NamedTuple, cast
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from pipeline.optical_flow.pairs import check_step
 from pipeline.optical_flow.params import DEFAULT_PARAMS, TVL1Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -23,8 +25,11 @@ MINIMUM_SIDE_PX = 3
 """The centred gradient needs a neighbour on either side. (Below 16 px a side the pyramid is a single level.)"""
 
 
-class _Solver(NamedTuple):
-    """What a backend offers: the work on frames alone, done once a frame in a video, and that on prepared frames."""
+class Solver(NamedTuple):
+    """What a backend offers: the work on frames alone, done once a frame in a video, and that on prepared frames.
+
+    It takes frames as they are; `checked` says which are right.
+    """
 
     prepare: Callable[[Array], Sequence[Any]]
     """Frames (F, H, W) -> one prepared frame each."""
@@ -44,14 +49,16 @@ def solve(
 ) -> Flow:
     """Flow (2, H, W), or (B, 2, H, W) for batches, float32 in pixels, channel 0 = x.
 
-    prev, next: grey frames (H, W) or (B, H, W) of equal shape, uint8, or floating in 0-255. `auto` is triton where
-    there is a CUDA device and triton, else numba; torch takes the best device it finds. Large batches go in parts.
+    prev, next: grey frames (H, W) or (B, H, W) of equal shape, uint8, or floating in 0-255 as well: in 0-1 they are
+    nearly black, which is no error, and next to nothing moves. `auto` is triton where there is a CUDA device and
+    triton, else numba; torch takes the best device it finds, of several CUDA devices the first. Large batches go in
+    parts.
 
     Raises ValueError for frames of another rank, dtype, range, or of different shapes, for NaN or infinite values, for
     frames with a side under 3 px, for an algorithm, backend or parameter that there is not, and for a backend that
-    cannot run here or does not have the variant.
+    cannot run here or does not have the variant; OSError where the memory of the GPU is too small.
     """
-    solver = _choose(algorithm, backend, params)
+    solver = choose_solver(algorithm=algorithm, backend=backend, params=params)
     prev, next = np.asarray(prev), np.asarray(next)
     _check_frames(prev, "prev", ranks=(2, 3))
     _check_frames(next, "next", ranks=(2, 3))
@@ -83,9 +90,8 @@ def solve_video(
     flow that is asked for; torch and triton solve some pairs together, and hold as many frames more.
     Raises ValueError for a step below 1, and as `solve` does, naming the frame, when that frame is reached.
     """
-    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
-        raise ValueError(f"the step is {step!r}; it must be a whole number of 1 or more frames")
-    return _spaced(_checked(frames), _choose(algorithm, backend, params), step, reverse)
+    check_step(step)
+    return _spaced(checked(frames), choose_solver(algorithm=algorithm, backend=backend, params=params), step, reverse)
 
 
 def resolved_backend(backend: Backend) -> Backend:
@@ -95,12 +101,17 @@ def resolved_backend(backend: Backend) -> Backend:
     return "triton" if _missing_for_triton() is None else "numba"
 
 
-def pairs_at_once(height: int, width: int, *, backend: Backend = "auto", params: TVL1Params = DEFAULT_PARAMS) -> int:
-    """Pairs of frames (H, W) that are worth giving to `solve` in one batch: 1 on a CPU. Raises as `solve` does."""
-    return _choose("tvl1", backend, params).pairs_at_once(height, width)
+def jobs_share_a_gpu(backend: Backend, *, promised: bool, devices: Path = Path("/dev")) -> bool:
+    """Whether flow jobs solve on a CUDA device, one that is here or, if so `promised`, where they will run.
+
+    Here it is what `resolved_backend` goes by, but torch is only asked where the driver has put a device's file.
+    """
+    if backend in ("numba", "opencv") or (backend != "torch" and find_spec("triton") is None):
+        return False
+    return promised or (any(devices.glob("nvidia[0-9]*")) and _cuda_is_there())
 
 
-def _spaced(frames: Iterator[Array], solver: _Solver, step: int, reverse: bool) -> Iterator[Flow]:
+def _spaced(frames: Iterator[Array], solver: Solver, step: int, reverse: bool) -> Iterator[Flow]:
     held: list[Any] = []  # prepared frames from the first one on whose flow is to come
     for first in frames:
         more = islice(frames, solver.pairs_at_once(*first.shape) - 1)
@@ -112,7 +123,8 @@ def _spaced(frames: Iterator[Array], solver: _Solver, step: int, reverse: bool) 
             del held[:count]
 
 
-def _checked(frames: Iterable[Array]) -> Iterator[Array]:
+def checked(frames: Iterable[Array]) -> Iterator[Array]:
+    """The frames of a video, (H, W). Raises ValueError for one that `solve` would refuse, when it is reached."""
     shape: tuple[int, ...] | None = None
     for index, frame in enumerate(map(np.asarray, frames)):
         _check_frames(frame, f"frame {index}", ranks=(2,))
@@ -124,10 +136,15 @@ def _checked(frames: Iterable[Array]) -> Iterator[Array]:
         yield frame
 
 
-def _choose(algorithm: str, backend: str, params: TVL1Params) -> _Solver:
+def choose_solver(
+    *, algorithm: Algorithm = "tvl1", backend: Backend = "auto", params: TVL1Params = DEFAULT_PARAMS
+) -> Solver:
+    """The solver of a backend with these parameters. Raises ValueError as `solve` does of its choices."""
+    if not isinstance(params, TVL1Params):
+        raise ValueError(f"params is {params!r}; give TVL1Params")
     if algorithm != "tvl1":
         raise ValueError(f"there is no flow algorithm {algorithm!r}; use 'tvl1'")
-    match resolved_backend(cast(Backend, backend)):
+    match resolved_backend(backend):
         case "numba":
             _refuse_what_only_opencv_has("numba", params)
             from pipeline.optical_flow import tvl1_numba
@@ -142,6 +159,7 @@ def _choose(algorithm: str, backend: str, params: TVL1Params) -> _Solver:
                 )
             from pipeline.optical_flow import tvl1_opencv
 
+            tvl1_opencv.check_installed()
             return _one_by_one(
                 partial(tvl1_opencv.prepare, params=params), partial(tvl1_opencv.solve_prepared, params=params)
             )
@@ -149,18 +167,19 @@ def _choose(algorithm: str, backend: str, params: TVL1Params) -> _Solver:
             _refuse_what_only_opencv_has("torch", params)
             from pipeline.optical_flow import tvl1_torch
 
-            return _Solver(
+            return Solver(
                 partial(tvl1_torch.prepare, params=params),
                 partial(tvl1_torch.solve_prepared, params=params),
                 tvl1_torch.pairs_at_once,
             )
         case "triton":
             _refuse_what_only_opencv_has("triton", params)
-            if (missing := _missing_for_triton()) and os.environ.get("TRITON_INTERPRET") != "1":
+            interprets = os.environ.get("TRITON_INTERPRET") == "1"
+            if (missing := _missing_for_triton()) and not (interprets and find_spec("triton")):
                 raise ValueError(f"the triton backend cannot run here: there is no {missing}; use 'numba' or 'torch'")
             from pipeline.optical_flow import tvl1_triton
 
-            return _Solver(
+            return Solver(
                 partial(tvl1_triton.prepare, params=params),
                 partial(tvl1_triton.solve_prepared, params=params),
                 tvl1_triton.pairs_at_once,
@@ -171,9 +190,9 @@ def _choose(algorithm: str, backend: str, params: TVL1Params) -> _Solver:
             )
 
 
-def _one_by_one(prepare: Callable[[Array], Any], solve_pair: Callable[[Any, Any], Flow]) -> _Solver:
+def _one_by_one(prepare: Callable[[Array], Any], solve_pair: Callable[[Any, Any], Flow]) -> Solver:
     """A solver of single pairs as one of batches."""
-    return _Solver(
+    return Solver(
         lambda frames: [prepare(frame) for frame in frames],
         lambda prev, next: np.stack([solve_pair(*pair) for pair in zip(prev, next, strict=True)]),
         lambda height, width: 1,
@@ -184,9 +203,13 @@ def _one_by_one(prepare: Callable[[Array], Any], solve_pair: Callable[[Any, Any]
 def _missing_for_triton() -> str | None:
     if find_spec("triton") is None:
         return "package triton"
+    return None if _cuda_is_there() else "CUDA device"
+
+
+def _cuda_is_there() -> bool:
     import torch
 
-    return None if torch.cuda.is_available() else "CUDA device"
+    return torch.cuda.is_available()
 
 
 def _refuse_what_only_opencv_has(backend: str, params: TVL1Params) -> None:

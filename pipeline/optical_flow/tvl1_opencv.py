@@ -11,6 +11,15 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+def check_installed() -> None:
+    """Raise ValueError where OpenCV has come without its contributed modules."""
+    if not hasattr(cv2, "optflow"):
+        raise ValueError(
+            "the opencv backend cannot run here: this OpenCV has no cv2.optflow; install "
+            "opencv-contrib-python-headless, or use 'numba'"
+        )
+
+
 def prepare(frame: Array, *, params: "TVL1Params") -> Array:
     """The frame as OpenCV wants it: float32 in 0-1, which it multiplies by 255 (it takes uint8 in 0-255 as well)."""
     return np.ascontiguousarray(frame, dtype=np.float32) / np.float32(255)
@@ -18,8 +27,6 @@ def prepare(frame: Array, *, params: "TVL1Params") -> Array:
 
 def solve_prepared(prev: Array, next: Array, *, params: "TVL1Params") -> np.ndarray[Any, np.dtype[np.float32]]:
     """Flow (2, H, W) float32 in pixels, channel 0 = x. A new solver a pair, for it keeps a shortened pyramid."""
-    if not hasattr(cv2, "optflow"):
-        raise ImportError("this OpenCV has no cv2.optflow; install opencv-contrib-python-headless")
     solver = cv2.optflow.DualTVL1OpticalFlow_create(  # type: ignore[attr-defined]
         tau=params.tau,
         lambda_=params.lambda_,

@@ -9,8 +9,9 @@ Shapes: B pairs, F frames, H W rows and columns of a level; u (B, 2, H, W); p (B
 direction of the derivative; channel 0 is x in both.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pipeline.optical_flow.params import TVL1Params
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 _BORDER = 4  # pixels around the image that is sampled: a tap further out is moved into them
 _LOOK_EVERY = 8  # iterations between two looks of the host at which pairs have stopped
@@ -56,18 +59,38 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def says_when_memory_ends(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """The function, with an OSError of one sentence in place of torch's out-of-memory error."""
+
+    @wraps(function)
+    def guarded(*arguments: Given.args, **keywords: Given.kwargs) -> Result:
+        try:
+            return function(*arguments, **keywords)
+        except torch.OutOfMemoryError:
+            raise OSError(
+                "the memory of the GPU is too small for this batch of optical flow; let fewer jobs share it, as with "
+                "--resources flow_gpu=1, or set the backend to numba"
+            ) from None
+
+    return guarded
+
+
 def pairs_at_once(height: int, width: int) -> int:
     """Pairs of a batch that bounds the memory: 12 of 340x256 on a CPU, 96 on a CUDA device."""
     return max(1, _PIXELS_AT_ONCE[best_device().type] // (height * width))
 
 
+@says_when_memory_ends
 @torch.inference_mode()
 def prepare(frames: Array, *, params: "TVL1Params") -> list[list[Tensor]]:
     """For each of the frames (F, H, W) in 0-255, the levels of its pyramid, finest first, on the device."""
-    levels = pyramid(torch.from_numpy(np.ascontiguousarray(frames, np.float32)).to(best_device()), params=params)
+    frames = np.ascontiguousarray(frames, frames.dtype if frames.dtype == np.uint8 else np.float32)
+    uploaded = torch.tensor(frames).to(best_device())  # bytes, where they are bytes: a quarter of the copy
+    levels = pyramid(uploaded.float(), params=params)
     return [list(frame) for frame in zip(*levels, strict=True)]
 
 
+@says_when_memory_ends
 @torch.inference_mode()
 def solve_prepared(prev: Sequence[list[Tensor]], next: Sequence[list[Tensor]], *, params: "TVL1Params") -> Array:
     """Flow (B, 2, H, W) float32 in pixels, channel 0 = x, between B pairs of prepared frames."""

@@ -11,7 +11,9 @@ last row (y derivative), so that the divergence reads the pixel before without a
 """
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,15 +36,31 @@ _STRIP = 2048  # pixels that a program updates between two barriers: ten planes 
 _STRIP_WARPS = 16
 _TILE = 256  # pixels a program of the warp
 _PIXELS_AT_ONCE, _PAIRS_AT_ONCE = 2**25, 4096
+_BYTES_PER_PIXEL = 128  # some 100 while a batch is solved, and the pyramids of frames that wait
+_JOBS = 6  # that a device's memory is for: four by the default profile, and what CUDA itself takes for each
+_FUSED: dict[str, Any] = {"enable_fp_fusion": True}  # Triton's default, which releases after 3.9 will not have
 
 prepare = tvl1_torch.prepare
 
 
 def pairs_at_once(height: int, width: int) -> int:
-    """Pairs of a batch: 385 of 340x256, for every multiprocessor works on pairs of its own; some 100 bytes a pixel."""
-    return min(max(1, _PIXELS_AT_ONCE // (height * width)), _PAIRS_AT_ONCE)
+    """Pairs of a batch: 385 of 340x256, for every multiprocessor works on pairs of its own, or what memory is for."""
+    return min(max(1, _pixels_at_once() // (height * width)), _PAIRS_AT_ONCE)
 
 
+@cache
+def _pixels_at_once() -> int:
+    """Of this process; found once, because afterwards torch itself holds what is missing."""
+    free, _ = torch.cuda.mem_get_info() if torch.cuda.is_available() else (sys.maxsize, 0)
+    return pixels_that_fit(free)
+
+
+def pixels_that_fit(free_bytes: int) -> int:
+    """Pixels of a batch in a job's share of the memory that is free on the device."""
+    return min(_PIXELS_AT_ONCE, free_bytes // _JOBS // _BYTES_PER_PIXEL)
+
+
+@tvl1_torch.says_when_memory_ends
 @torch.inference_mode()
 def solve_prepared(prev: Sequence[list[Tensor]], next: Sequence[list[Tensor]], *, params: "TVL1Params") -> Array:
     """Flow (B, 2, H, W) float32 in pixels, channel 0 = x, between B pairs of prepared frames."""
@@ -63,7 +81,7 @@ def warp(image: Tensor, prev: Tensor, u: Tensor, *, cubic: float) -> Linearised:
     count, _, height, width = u.shape
     data = Linearised(torch.empty_like(u), u.new_empty(count, 1, height, width), u.new_empty(count, 1, height, width))
     grid = (triton.cdiv(height * width, _TILE), count)
-    _warp_kernel[grid](image, prev.contiguous(), u, *data, height, width, cubic, border=_BORDER, tile=_TILE)
+    _warp_kernel[grid](image, prev.contiguous(), u, *data, height, width, cubic, border=_BORDER, tile=_TILE, **_FUSED)
     return data
 
 
@@ -81,6 +99,7 @@ def relax(u: Tensor, p: Tensor, data: Linearised, *, params: "TVL1Params") -> Te
             stops_anywhere=params.discretisation.stops_anywhere,
             strip=_STRIP,
             num_warps=_STRIP_WARPS,
+            **_FUSED,
         )
     return u
 

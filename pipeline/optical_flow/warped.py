@@ -3,7 +3,7 @@
 Shapes: H W rows and columns. Flow is (2, H, W) float32 in pixels, channel 0 = x.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, repeat
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from pipeline.optical_flow.camera import (
     camera_motion,
     find_keypoints,
 )
-from pipeline.optical_flow.pairs import spaced_pairs
+from pipeline.optical_flow.pairs import check_step, spaced_pairs
+from pipeline.optical_flow.solve import Solver, checked
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,38 +36,52 @@ class WarpedFlow(NamedTuple):
     """Median length of the flow: of the background, if most of the frame is background."""
 
 
-def _one(height: int, width: int) -> int:
-    return 1
-
-
 def warped_flow(
     frames: Iterable[Array],
-    solve: Callable[[Array, Array], Array],
+    solver: Solver,
     *,
     step: int = 1,
     reverse: bool = False,
     params: CameraParams = DEFAULT_PARAMS,
     masks: Iterable[Array | None] | None = None,
-    pairs_at_once: Callable[[int, int], int] = _one,
 ) -> Iterator[WarpedFlow]:
     """Warped flow of every pair of a video; as many frames are held as make one batch of pairs.
 
+    What depends on a frame alone, its keypoints and its pyramid, is found once and serves every pair and both solves.
+
     Args:
         frames: grey, (H, W) uint8.
-        solve: flow (B, 2, H, W) of pairs (B, H, W); called twice for each pair, once where no motion is taken out.
+        solver: of `choose_solver`; a pair is solved twice, or once where no motion is taken out.
         step: frames from one of a pair to the other.
         reverse: from the later frame to the earlier.
         params: how camera motion is found.
         masks: for each frame (H, W) bool, True where the camera's motion may be looked for, or None for everywhere.
-        pairs_at_once: pairs of frames of H, W that are given to `solve` together.
+
+    Raises:
+        ValueError: a bad step; or, when it is reached, a frame or mask of another kind or shape, or one without the
+            other; it is named by its number.
     """
-    seen = _seen(frames, masks, params)
+    check_step(step)
+    return _warped(_seen(_with_masks(frames, masks), solver, params), solver, step=step, reverse=reverse, params=params)
+
+
+class _Seen(NamedTuple):
+    frame: Array
+    mask: Array | None
+    prepared: Any
+    """The frame as the solver wants it."""
+    keypoints: Keypoints
+
+
+def _warped(
+    seen: Iterator[_Seen], solver: Solver, *, step: int, reverse: bool, params: CameraParams
+) -> Iterator[WarpedFlow]:
     first: Keypoints | None = None
     pairs = spaced_pairs(seen, step=step, reverse=reverse)
     for pair in pairs:
-        batch = [pair, *islice(pairs, pairs_at_once(*pair[0].frame.shape) - 1)]
+        batch = [pair, *islice(pairs, solver.pairs_at_once(*pair[0].frame.shape) - 1)]
         first = first or pair[0].keypoints
-        plain = solve(*(np.stack([seen.frame for seen in side]) for side in zip(*batch, strict=True)))
+        flows = solver.solve_prepared(*([seen.prepared for seen in side] for side in zip(*batch, strict=True)))
         motions = [
             camera_motion(
                 prev.frame,
@@ -77,37 +92,50 @@ def warped_flow(
                 params=params,
                 mask=prev.mask,
             )
-            for (prev, next), flow in zip(batch, plain, strict=True)
+            for (prev, next), flow in zip(batch, flows, strict=True)
         ]
-        flows = _solved_again([prev.frame for prev, _ in batch], motions, plain, solve, params)
+        _solve_again([prev.prepared for prev, _ in batch], motions, flows, solver, params)
         for flow, motion in zip(flows, motions, strict=True):
             residual_px = float(np.median(np.hypot(*flow[:, ::2, ::2])))
             yield WarpedFlow(flow, motion.homography, motion.inliers, motion.motion_px, residual_px)
 
 
-def _solved_again(
-    prev: list[Array],
-    motions: list[CameraMotion],
-    plain: Array,
-    solve: Callable[[Array, Array], Array],
-    params: CameraParams,
-) -> Array:
-    """Flow (B, 2, H, W) from `prev` to the warped frames; plain flow where the camera stands."""
+def _solve_again(
+    prev: list[Any], motions: list[CameraMotion], flows: Array, solver: Solver, params: CameraParams
+) -> None:
+    """Replace flows (B, 2, H, W) by those from `prev`, prepared, to the warped frames, but where the camera stands."""
     moved = [
         i for i, motion in enumerate(motions) if params.mode == "dense_flow" or (motion.homography != np.eye(3)).any()
     ]
     if moved:
-        plain[moved] = solve(np.stack([prev[i] for i in moved]), np.stack([motions[i].warped for i in moved]))
-    return plain
+        warped = solver.prepare(np.stack([motions[i].warped for i in moved]))
+        flows[moved] = solver.solve_prepared([prev[i] for i in moved], warped)
 
 
-class _Seen(NamedTuple):
-    frame: Array
-    keypoints: Keypoints
-    mask: Array | None
+def _seen(framed: Iterator[tuple[Array, Array | None]], solver: Solver, params: CameraParams) -> Iterator[_Seen]:
+    for first in framed:
+        some = [first, *islice(framed, solver.pairs_at_once(*first[0].shape) - 1)]
+        prepared = solver.prepare(np.stack([frame for frame, _ in some]))
+        for (frame, mask), ready in zip(some, prepared, strict=True):
+            yield _Seen(frame, mask, ready, find_keypoints(frame, params=params, mask=mask))
 
 
-def _seen(frames: Iterable[Array], masks: Iterable[Array | None] | None, params: CameraParams) -> Iterator[_Seen]:
-    pairs = zip(frames, repeat(None)) if masks is None else zip(frames, masks, strict=True)
-    for frame, mask in pairs:
-        yield _Seen(frame, find_keypoints(frame, params=params, mask=mask), mask)
+def _with_masks(frames: Iterable[Array], masks: Iterable[Array | None] | None) -> Iterator[tuple[Array, Array | None]]:
+    """Every frame with its mask, both as they have to be."""
+    given = repeat(None) if masks is None else iter(masks)
+    count = 0
+    for count, frame in enumerate(checked(frames), 1):
+        name = f"frame {count - 1}"
+        if frame.dtype != np.uint8:
+            raise ValueError(f"{name} has dtype {frame.dtype}; warped flow needs uint8")
+        try:
+            mask = next(given)
+        except StopIteration:
+            raise ValueError(
+                f"there is no mask for {name}; give as many masks as frames, None for everywhere"
+            ) from None
+        if mask is not None and (mask.shape != frame.shape or mask.dtype != np.bool_):
+            raise ValueError(f"the mask of {name} is {mask.dtype} of shape {mask.shape}; it must be bool {frame.shape}")
+        yield frame, mask
+    if masks is not None and next(given, end := object()) is not end:
+        raise ValueError(f"there are more masks than the {count} frames; give as many")

@@ -17,11 +17,15 @@ from torch.nn import functional
 
 from models.build import build
 from pipeline.dataset.keys import VERSIONS
+from pipeline.demo.annotations import annotation_files
+from pipeline.demo.clips import PRESETS, list_clips
+from pipeline.demo.render import actor_boxes, render_clip
 from pipeline.learning import sampling, transforms
 from pipeline.media.probe import probe
 from pipeline.optical_flow.quantise import quantise
-from pipeline.optical_flow.solve import solve
+from pipeline.optical_flow.solve import choose_solver, solve
 from pipeline.optical_flow.warped import warped_flow
+from stages import make_demo
 from tests.workflow.project import render
 
 
@@ -34,9 +38,8 @@ def pattern(shift: float) -> np.ndarray:  # type: ignore[type-arg]
 
 
 def test_the_versions_that_these_numbers_belong_to() -> None:
-    assert {name: VERSIONS[name] for name in ("probe", "frames", "flow", "train", "predict")} == dict.fromkeys(
-        ("probe", "frames", "flow", "train", "predict"), 1
-    )
+    versions = {"probe": 1, "frames": 2, "flow": 2, "train": 1, "predict": 1}
+    assert {name: VERSIONS[name] for name in versions} == versions
 
 
 def test_probe(tmp_path: Path) -> None:
@@ -55,8 +58,8 @@ def test_flow() -> None:
 
 
 def test_warped_flow() -> None:
-    assert VERSIONS["warped_flow"] == 1
-    (pair,) = warped_flow([pattern(0.0), pattern(1.5)], solve)
+    assert VERSIONS["warped_flow"] == 2
+    (pair,) = warped_flow([pattern(0.0), pattern(1.5)], choose_solver())
     assert pair.inliers == pytest.approx(55, abs=3)
     assert pair.homography[0] == pytest.approx([1.0013, -0.0280, 2.172], abs=0.02)
     numbers = [pair.motion_px, pair.residual_px, pair.flow[0].mean(), pair.flow[0].std(), pair.flow[1].mean()]
@@ -89,3 +92,26 @@ def test_training() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses == pytest.approx([1.1936, 0.9412, 0.7693, 0.6044, 0.4761], rel=2e-3)
+
+
+def test_demo() -> None:
+    """If this moves, bump ``VERSION`` in stages/make_demo.py: the demo is rendered anew."""
+    assert make_demo.VERSION == 2
+    clips = {clip.name: clip for clip in list_clips(PRESETS["tiny"], seed=0)}
+    clip = clips["v_CircleBlue_g03_c01"]
+    frames = render_clip(clip.scene, clip.acts)
+    means = [frames[..., channel].mean() for channel in range(3)]
+    assert [*means, frames.std()] == pytest.approx([133.56, 149.24, 142.43, 30.96], abs=0.05)
+    assert [(slot.start, slot.end) for slot in clip.scene.slots] == [(9, 15)]
+    assert actor_boxes(clip.scene, clip.acts)[12].tolist() == [28, 20, 45, 37]
+    homography = clip.scene.camera.homographies(24, size_px=(64, 48))[3]
+    assert homography[0] == pytest.approx([0.999974, -0.007274, 0.022353], abs=1e-5)
+    long = clips["video_test_0000002"]
+    assert [(slot.start, slot.end, act.label) for slot, act in zip(long.scene.slots, long.acts, strict=True)] == [
+        (12, 21, None),
+        (30, 37, "SpinViolet"),
+        (56, 62, "BobRed"),
+    ]
+    files = annotation_files(list(clips.values()))
+    lists = b"".join(files[name] for name in sorted(files) if name.endswith(".txt"))
+    assert hashlib.blake2b(lists, digest_size=4).hexdigest() == "55953b7b"

@@ -24,7 +24,7 @@ from pipeline.dataset.receipts import Receipt
 from pipeline.media.decode import gray_frames
 from pipeline.optical_flow.camera import DEFECTS
 from pipeline.optical_flow.quantise import dequantise, quantise
-from pipeline.optical_flow.solve import solve
+from pipeline.optical_flow.solve import choose_solver, solve
 from pipeline.optical_flow.warped import warped_flow
 from pipeline.stores.flow import FlowStore
 from stages import flow, probe
@@ -66,7 +66,7 @@ def test_flow_and_camera_are_stored_together(probed: Receipt, tmp_path: Path) ->
     assert receipt.count() == {"done": 1}
     assert (facts["frames"], facts["width"], facts["height"], facts["fps"]) == (4, *SIZE, 25.0)
 
-    expected = list(warped_flow(gray(probed), solve))
+    expected = list(warped_flow(gray(probed), choose_solver()))
     store = store_of(tmp_path, CONFIG)
     fields = store.read(facts["key"], 0, 4)
     assert (fields == np.stack([quantise(pair.flow, bound=20.0) for pair in expected])).all()
@@ -105,6 +105,7 @@ def test_the_array_opens_plainly_and_says_what_it_is(probed: Receipt, tmp_path: 
     )
     assert attributes["camera"] == facts["camera"]
     assert {"camera_defects", "border", "pairs", "keypoints", "software"} <= attributes.keys()
+    assert attributes["keypoints"].items() >= {"detector": "SIFT", "descriptor": "BEBLID"}.items()
 
 
 def test_one_store_holds_both_kinds_and_finds_them_again(probed: Receipt, tmp_path: Path) -> None:
@@ -131,8 +132,11 @@ def test_the_mode_and_its_defects_reach_the_solver(probed: Receipt, tmp_path: Pa
         store = FlowStore(tmp_path)
         key = receipt.usable()["pan"]["key"]
         told.append(store.attributes(key)["camera_defects"])
+        assert store.attributes(key)["keypoints"]["descriptor"] == "SIFT"
         params = stage.camera_params(config)
-        expected = [pair.homography.astype(np.float32) for pair in warped_flow(gray(probed), solve, params=params)]
+        expected = [
+            pair.homography.astype(np.float32) for pair in warped_flow(gray(probed), choose_solver(), params=params)
+        ]
         assert (store.pairs(key)["homography"] == np.stack(expected)).all()
     assert told == [sorted(DEFECTS), [], ["corners_of_next_frame"]]
 

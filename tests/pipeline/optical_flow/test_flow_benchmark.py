@@ -25,7 +25,7 @@ def test_the_last_line_is_json(monkeypatch, capsys, tmp_path):
     assert result["clip"] == "synthetic panning texture"
     assert result["pairs"] == 1
     assert 0 < result["mean_difference_px"] <= 0.06
-    assert result["ratio"] > 0
+    assert 0 < result["smallest_pair_ratio"] <= result["ratio"] <= result["largest_pair_ratio"]
     assert result["warped_cost_ratio"] > 1
     assert result["profile"]["pixel_iterations_per_pair"] > flow.WIDTH * flow.HEIGHT
     rows = {(row["backend"], row["variant"], row["device"]): row for row in result["rows"]}
@@ -39,6 +39,25 @@ def test_the_last_line_is_json(monkeypatch, capsys, tmp_path):
     assert all(row.get("mean_difference_px", 0) <= 0.06 for row in rows.values())
 
 
+def test_from_the_file_to_the_store(tmp_path):
+    clip = tmp_path / "clip.avi"
+    video = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"MJPG"), 25, (flow.WIDTH, flow.HEIGHT))
+    for frame in flow.synthetic_frames(4):
+        video.write(cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR))
+    video.release()
+    found = flow.from_file(clip)
+    assert found.keys() == {
+        "decode_frames_per_second",
+        "file_to_flow_pairs_per_second",
+        "file_to_store_pairs_per_second",
+        "quantise_ms_per_pair",
+        "store_ms_per_pair",
+        "stored_bytes_per_pair",
+    }
+    assert all(value > 0 for value in found.values())
+    assert found["stored_bytes_per_pair"] < 2 * flow.WIDTH * flow.HEIGHT
+
+
 @pytest.fixture
 def truth(tmp_path):
     """A folder with one Middlebury and one FlyingChairs pair, both a shift by (2, 1), one pixel of it unknown."""
@@ -46,7 +65,7 @@ def truth(tmp_path):
     wide = texture(height + 10, width + 10)
     prev, next = wide[5 : 5 + height, 5 : 5 + width], wide[4 : 4 + height, 3 : 3 + width]
     vectors = np.broadcast_to(np.array([2, 1], "<f4"), (height, width, 2)).copy()
-    vectors[5, 5] = 1e7
+    vectors[5, 5] = 1e10
     content = b"PIEH" + np.array([width, height], "<i4").tobytes() + vectors.tobytes()
     scene, chairs = tmp_path / "middlebury/Shift", tmp_path / "flyingchairs"
     scene.mkdir(parents=True)

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.optical_flow.solve import TVL1Params, solve, solve_video
+from pipeline.optical_flow.solve import TVL1Params, jobs_share_a_gpu, solve, solve_video
 from tests.pipeline.optical_flow.motions import endpoint_error, grey_clip, moved, read_flo, texture
 
 OURS = ("numba", "torch")  # triton, which needs CUDA or an interpreter, has a test file of its own
@@ -236,6 +236,63 @@ def test_unknown_choices_are_refused():
         solve(GREY, GREY, algorithm="farneback")
     with pytest.raises(ValueError, match="backend 'cuda'"):
         solve_video([], backend="cuda")
+
+
+def test_parameters_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match="params is None; give TVL1Params"):
+        solve(GREY, GREY, params=None)
+
+
+def test_opencv_without_its_contributed_modules_is_refused(monkeypatch):
+    monkeypatch.delattr(cv2, "optflow")
+    with pytest.raises(ValueError, match="install opencv-contrib-python-headless, or use 'numba'"):
+        solve(GREY, GREY, backend="opencv")
+
+
+def test_numpy_numbers_are_numbers():
+    given = TVL1Params(tau=np.float32(0.25), epsilon=np.float64(0.02), nscales=np.int64(3), warps=np.uint8(2))
+    assert given == TVL1Params(epsilon=0.02, nscales=3, warps=2)
+    assert type(given.tau) is float
+    assert type(given.nscales) is int
+    with pytest.raises(ValueError, match="nscales is 3.0; it must be an integer"):
+        TVL1Params(nscales=np.float32(3))
+
+
+@pytest.mark.parametrize("backend", OURS)
+def test_frames_that_cannot_be_written_to_are_taken_without_a_warning(clip, backend, recwarn):
+    frames = clip[:2].astype(np.float32)
+    frames.flags.writeable = False
+    np.testing.assert_array_equal(solve(*frames, backend=backend), solve(clip[0], clip[1], backend=backend))
+    assert not recwarn.list
+
+
+# --- what the workflow asks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("backend", "triton", "cuda", "promised", "devices", "share"),
+    [
+        ("auto", True, True, False, ["nvidia3", "nvidiactl"], True),
+        ("auto", True, True, False, ["nvidiactl"], False),
+        ("auto", True, False, False, ["nvidia0"], False),
+        ("auto", False, True, False, ["nvidia0"], False),
+        ("auto", False, False, True, [], False),
+        ("auto", True, False, True, [], True),
+        ("torch", False, True, False, ["nvidia0"], True),
+        ("torch", False, False, False, [], False),
+        ("numba", True, True, True, ["nvidia0"], False),
+        ("opencv", True, True, True, ["nvidia0"], False),
+    ],
+)
+def test_jobs_share_a_gpu_where_they_will_solve_on_one(
+    monkeypatch, tmp_path, backend, triton, cuda, promised, devices, share
+):
+    """Devices stand in for those that are not here, as does torch's answer."""
+    for name in devices:
+        (tmp_path / name).touch()
+    monkeypatch.setitem(sys.modules, "triton", sys.modules[__name__] if triton else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert jobs_share_a_gpu(backend, promised=promised, devices=tmp_path) is share
 
 
 @pytest.mark.parametrize("changed", [{"gamma": 0.1}, {"median_filtering": 3}])

@@ -18,7 +18,7 @@ import torch
 
 from pipeline.optical_flow import tvl1_torch
 from pipeline.optical_flow.params import TVL1Params
-from pipeline.optical_flow.solve import solve, solve_video
+from pipeline.optical_flow.solve import _missing_for_triton, choose_solver, solve, solve_video
 from tests.pipeline.optical_flow.motions import endpoint_error, grey_clip, moved, texture
 
 VARIANTS = ("opencv-cpu", "opencv-cuda", "opencv24-cuda")
@@ -137,6 +137,28 @@ def test_the_batch_bounds_the_memory(kernels):
         assert kernels.pairs_at_once(height, width) * height * width <= 2**25
 
 
+def test_four_jobs_fit_a_small_device(kernels):
+    """About 100 bytes a pixel, and some 400 MiB of CUDA's own a job; found once, whatever is free later."""
+    for free in (6 << 30, 8 << 30, 12 << 30):
+        assert 4 * (kernels.pixels_that_fit(free) * 100 + (300 << 20)) < free
+        assert kernels.pixels_that_fit(free) > 20 * 340 * 256
+    assert kernels.pixels_that_fit(80 << 30) == 2**25
+
+
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_too_little_memory_is_one_sentence(kernels, monkeypatch, backend):
+    """torch raises a RuntimeError, which no command expects."""
+
+    def exhausted(*arguments, **keywords):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+
+    grey = np.zeros((20, 30), np.uint8)
+    for step in ("start_of_level", "pyramid"):
+        monkeypatch.setattr(tvl1_torch, step, exhausted)
+        with pytest.raises(OSError, match="the memory of the GPU is too small .*--resources flow_gpu=1"):
+            solve(grey, grey, backend=backend)
+
+
 # --- without a device ------------------------------------------------------------------------------------------------
 
 
@@ -148,9 +170,20 @@ def test_without_a_device_it_is_refused(monkeypatch):
         solve(grey, grey, backend="triton")
 
 
+def test_without_the_package_it_is_refused_even_to_be_interpreted(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setitem(sys.modules, "triton", None)  # as if it were not installed
+    _missing_for_triton.cache_clear()
+    try:
+        with pytest.raises(ValueError, match="triton backend cannot run here: there is no package triton"):
+            choose_solver(backend="triton")
+    finally:
+        _missing_for_triton.cache_clear()
+
+
 @pytest.mark.skipif(find_spec("triton") is None, reason="the package triton is not installed")
 def test_kernels_compile_for_a_gpu_that_is_not_here(root: Path, tmp_path: Path):
-    """Machine code for compute capability 9.0; u is stored before the barrier and p after it."""
+    """Machine code for compute capability 9.0; u is stored before a barrier and p after it."""
     code = """
 import re
 import triton
@@ -165,7 +198,7 @@ def compiled(kernel, warps, **constants):
     kinds = {name: "*fp32" if name in POINTERS else "i32" if name in INTEGERS else "fp32" for name in kernel.arg_names}
     kinds |= dict.fromkeys(constants, "constexpr")
     source = ASTSource(fn=kernel, signature=kinds, constexprs=constants)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps, **tvl1_triton._FUSED})
     assert len(made.asm["cubin"]) > 1000
     return made.asm["ptx"]
 
@@ -174,11 +207,13 @@ compiled(tvl1_triton._warp_kernel, 4, border=4, tile=256)
 for rule in (True, False):
     ptx = compiled(tvl1_triton._relax_kernel, 16, stops_anywhere=rule, strip=2048)
     sweep = re.sub("(.)\\\\1+", "\\\\1", "".join(
-        {"ld.global": "l", "st.global": "s", "bar.sync": "|"}[word] for word in
-        re.findall("ld.global|st.global|bar.sync", ptx)
+        {"ld.global": "l", "st.global": "s", "bar.sync": "|", "shfl.sync": "x"}[word] for word in
+        re.findall("ld.global|st.global|bar.sync|shfl.sync", ptx)
     ))
     print(sweep)
-    assert "ls|ls" in sweep
+    assert "ls|ls" in sweep, "u is stored, then p is updated"
+    assert "|x" in sweep, "all of p is stored, then the change is summed and the next iteration begins"
+    assert "fma.rn.f32" in ptx
 """
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
