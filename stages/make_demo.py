@@ -1,9 +1,10 @@
 """Stage make_demo: render the demo dataset as ordinary video files, with the truth about where and when.
 
-    OUT/videos/<class>/<id>.mp4     H.264 clips
-    OUT/videos.csv                  path (relative to OUT), label, split1 (train or test)
-    OUT/truth.json                  a clip's action interval, its actor's boxes, its camera
-    OUT/demo.json                   what it was made from: the same again renders nothing
+    OUT/videos/<Class>/v_<Class>_gGG_cCC.mp4             H.264 clips of one action, named as UCF-101's
+    OUT/untrimmed/{validation,test}/video_*_NNNNNNN.mp4  longer videos of several actions, named as THUMOS14's
+    OUT/annotations/{ucf101,thumos14,ucf101_24}/         lists, intervals and tubes in the formats of these datasets
+    OUT/truth.json                                       all that is true of every video, frame by frame
+    OUT/demo.json                                        what it was made from: the same again renders nothing
 
 The folder appears whole or not at all. Equal parameters give equal bytes on one machine. Only a folder that this stage
 made is ever replaced. Frame intervals and boxes are half-open.
@@ -13,66 +14,32 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import fcntl
-import io
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.demo.render import actor_boxes, render_clip
-from pipeline.demo.scene import CLASSES, Look, Motion, Scene, draw_scene
+from pipeline.demo.annotations import annotation_files, truth
+from pipeline.demo.clips import FPS, Clip, PresetName, choose_size, list_clips
+from pipeline.demo.render import render_clip
 from pipeline.media.ffmpeg import binary
 from pipeline.progress import track
 from pipeline.stores.publish import TEMPORARY
 
-VERSION = 1  # of everything that decides the bytes of the dataset; another VERSION renders it anew
+VERSION = 2  # of everything that decides the bytes of the dataset; another VERSION renders it anew
 GENERATOR = "wherewhen make_demo"
-FPS = 25
-FILES = frozenset({"videos", "videos.csv", "truth.json", "demo.json"})
-
-PresetName = Literal["tiny", "small"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """Size of a dataset."""
-
-    train_per_class: int
-    test_per_class: int
-    num_frames: int
-    size_px: int
-
-
-PRESETS: dict[PresetName, Preset] = {
-    "tiny": Preset(train_per_class=2, test_per_class=1, num_frames=24, size_px=64),
-    "small": Preset(train_per_class=30, test_per_class=10, num_frames=40, size_px=96),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """One video of the dataset before it is drawn."""
-
-    path: str
-    """Relative to the dataset's folder."""
-    motion: Motion
-    look: Look
-    split: Literal["train", "test"]
-    scene: Scene
-
-    @property
-    def label(self) -> str:
-        return f"{self.motion}_{self.look}"
+FILES = frozenset({"videos", "untrimmed", "annotations", "truth.json", "demo.json"})
+FORMER_FILES = frozenset({"videos.csv"})  # of earlier versions; goes with the rest
 
 
 def make_demo(out: Path, *, preset: PresetName, seed: int = 0, videos_per_class: int | None = None) -> Path:
@@ -82,7 +49,7 @@ def make_demo(out: Path, *, preset: PresetName, seed: int = 0, videos_per_class:
         out: folder to make; a demo folder made from other parameters is replaced.
         preset: number and size of the clips.
         seed: another seed is another dataset.
-        videos_per_class: clips a class in place of the preset's; a quarter of them, at least one, are for testing.
+        videos_per_class: clips a class in place of the preset's, a third of them in each split's test part.
 
     Returns:
         `out`, resolved.
@@ -94,6 +61,7 @@ def make_demo(out: Path, *, preset: PresetName, seed: int = 0, videos_per_class:
     size = choose_size(preset, videos_per_class=videos_per_class)
     clips = list_clips(size, seed=seed)
     stamp = {"generator": GENERATOR, "version": VERSION, "seed": seed, "fps": FPS, **asdict(size)}
+    stamp["size_px"] = list(size.size_px)  # as JSON has it
     out = out.resolve()
     if _holds(out, stamp):
         return out
@@ -105,54 +73,6 @@ def make_demo(out: Path, *, preset: PresetName, seed: int = 0, videos_per_class:
         _refuse_foreign(out)
         _publish(out, clips, stamp)
     return out
-
-
-def choose_size(preset: PresetName, *, videos_per_class: int | None = None) -> Preset:
-    """The preset, with another number of clips if one is given.
-
-    Raises:
-        ValueError: no such preset, or fewer than 2 videos a class.
-    """
-    if preset not in PRESETS:
-        raise ValueError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
-    size = PRESETS[preset]
-    if videos_per_class is None:
-        return size
-    if videos_per_class < 2:
-        raise ValueError(f"videos_per_class is {videos_per_class}; it takes 2 to have one to train and one to test on")
-    test = max(1, videos_per_class // 4)
-    return Preset(
-        train_per_class=videos_per_class - test,
-        test_per_class=test,
-        num_frames=size.num_frames,
-        size_px=size.size_px,
-    )
-
-
-def list_clips(size: Preset, *, seed: int) -> list[Clip]:
-    """Every clip of the dataset, in the order of its table.
-
-    Clip i of a class is drawn from (seed, class, i) alone, so more videos a class leave the earlier ones as they were.
-
-    Raises:
-        ValueError: a negative seed.
-    """
-    if seed < 0:
-        raise ValueError(f"the seed is {seed}; it must be 0 or more")
-    clips = []
-    for c, (motion, look) in enumerate(CLASSES):
-        for i in range(size.train_per_class + size.test_per_class):
-            rng = np.random.default_rng([seed, c, i])
-            clips.append(
-                Clip(
-                    path=f"videos/{motion}_{look}/{motion}_{look}_{i:03d}.mp4",
-                    motion=motion,
-                    look=look,
-                    split="train" if i < size.train_per_class else "test",
-                    scene=draw_scene(rng, size_px=size.size_px, num_frames=size.num_frames),
-                )
-            )
-    return clips
 
 
 def encode(frames: NDArray[np.uint8], path: Path, *, fps: int) -> None:
@@ -184,21 +104,6 @@ def encode(frames: NDArray[np.uint8], path: Path, *, fps: int) -> None:
         ) from None
 
 
-def clip_truth(clip: Clip) -> dict[str, Any]:
-    """What is true of a clip: its class, its action [start, end), the actor's box [x0, y0, x1, y1) in every frame."""
-    start, end = clip.scene.action
-    return {
-        "label": clip.label,
-        "motion": clip.motion,
-        "look": clip.look,
-        "split1": clip.split,
-        "camera": clip.scene.camera.kind,
-        "action_frames": [start, end],
-        "action_seconds": [start / FPS, end / FPS],
-        "boxes_px": actor_boxes(clip.scene, clip.motion).tolist(),
-    }
-
-
 def _publish(out: Path, clips: list[Clip], stamp: dict[str, Any]) -> None:
     """Render beside `out` and move into place. The caller holds the lock, so leftovers found here have no owner."""
     staging = out.with_name(f"{TEMPORARY}{out.name}.demo")
@@ -217,24 +122,27 @@ def _publish(out: Path, clips: list[Clip], stamp: dict[str, Any]) -> None:
 
 
 def _write(folder: Path, clips: list[Clip], stamp: dict[str, Any]) -> None:
-    for clip in track(clips, total=len(clips), label="rendering the demo"):
-        path = folder / clip.path
+    # Threads, because drawing and encoding happen outside Python, in OpenCV, NumPy and ffmpeg.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        jobs = [pool.submit(_render, folder, clip) for clip in clips]
+        try:
+            for job in track(as_completed(jobs), total=len(jobs), label="rendering the demo"):
+                job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    for name, content in annotation_files(clips).items():
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        encode(render_clip(clip.scene, motion=clip.motion, look=clip.look), path, fps=FPS)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["path", "label", "split1"])
-    writer.writerows([clip.path, clip.label, clip.split] for clip in clips)
-    truth = {
-        "fps": FPS,
-        "width_px": stamp["size_px"],
-        "height_px": stamp["size_px"],
-        "num_frames": stamp["num_frames"],
-        "videos": {clip.path: clip_truth(clip) for clip in clips},
-    }
-    (folder / "videos.csv").write_text(table.getvalue())
-    (folder / "truth.json").write_text(json.dumps(truth, sort_keys=True) + "\n")
+        path.write_bytes(content)
+    (folder / "truth.json").write_text(truth(clips))
     (folder / "demo.json").write_text(json.dumps(stamp, sort_keys=True, indent=1) + "\n")
+
+
+def _render(folder: Path, clip: Clip) -> None:
+    path = folder / clip.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encode(render_clip(clip.scene, clip.acts), path, fps=FPS)
 
 
 def _read_stamp(folder: Path) -> dict[str, Any] | None:
@@ -260,7 +168,7 @@ def _refuse_foreign(out: Path) -> None:
     names = {path.name for path in out.iterdir()}
     if names and _read_stamp(out) is None:
         raise ValueError(f"{out} is not empty and not a demo folder, so it is left alone; name another folder")
-    if foreign := sorted(names - FILES):
+    if foreign := sorted(names - FILES - FORMER_FILES):
         raise ValueError(f"{out} also holds {foreign[0]!r}, which replacing the demo would delete; move it away first")
 
 
@@ -295,11 +203,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.make_demo", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument(
-        "--preset", choices=get_args(PresetName), required=True, help="tiny: seconds; small: half a minute"
+        "--preset",
+        choices=get_args(PresetName),
+        required=True,
+        help="tiny: seconds; small: half a minute; full: many minutes",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed is another dataset")
     parser.add_argument(
-        "--videos-per-class", type=int, help="in place of the preset's; a quarter of them are for testing"
+        "--videos-per-class", type=int, help="in place of the preset's; each split tests on a third of them"
     )
     arguments = parser.parse_args(argv)
     try:

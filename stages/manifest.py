@@ -1,93 +1,130 @@
 """Stage manifest: find and label the videos of a dataset, and write one row for each. Names of datasets stop here.
 
-``find`` and ``digest`` run whenever the Snakefile is parsed and cost one stat a file. The stage itself joins labels
-with what probing found, after the shards were probed.
+``find``, ``select`` and ``digest`` run whenever the Snakefile is parsed and cost one stat a file. The stage itself
+joins labels with what probing found, after the shards were probed.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import json
 import os
-import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.config import Config
+from pipeline.dataset.builders.class_folders import class_folders
+from pipeline.dataset.builders.csv_table import csv_table
+from pipeline.dataset.builders.demo import demo
+from pipeline.dataset.builders.found import Found, Listing, named
+from pipeline.dataset.builders.hmdb51 import hmdb51
+from pipeline.dataset.builders.moments_in_time import moments_in_time
+from pipeline.dataset.builders.penn_action import penn_action
+from pipeline.dataset.builders.thumos14 import thumos14
+from pipeline.dataset.builders.ucf101 import ucf101
+from pipeline.dataset.builders.ucf101_24 import ucf101_24
+from pipeline.dataset.builders.ut_interaction import ut_interaction
+from pipeline.dataset.descriptor import absent, describe, unofficial
 from pipeline.dataset.digests import digest_files
 from pipeline.dataset.ledger import check_share
-from pipeline.dataset.manifest import Manifest, Video, check, check_split, write_manifest
-from pipeline.dataset.receipts import Receipt
+from pipeline.dataset.manifest import (
+    PARTS,
+    Manifest,
+    Video,
+    check,
+    check_split,
+    collector_paused,
+    misfit,
+    segments_of,
+    tubes_of,
+    write_manifest,
+)
+from pipeline.dataset.receipts import Outcome, Receipt
 
-UT_INTERACTION_CLASSES = ("handshake", "hug", "kick", "point", "punch", "push", "none")
-UT_INTERACTION_NAME = re.compile(r"(?P<number>\d+)_(?P<sequence>\d+)_(?P<label>[0-6])\.avi")
+ANNOTATION_SUFFIXES = (".csv", ".mat", ".txt")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A video file that a builder found."""
-
-    id: str
-    path: Path
-    label: str
-    splits: dict[str, str]
-    """Part by split; empty where nothing names one."""
+def unofficial_annotations(config: Config) -> tuple[str, ...]:
+    """Sentences on annotation files that are absent or differ from the published ones, for described datasets."""
+    descriptor = describe(config.dataset)
+    return unofficial(descriptor, config.annotations) if descriptor and config.annotations else ()
 
 
-def find(config: Config) -> Manifest:
+@collector_paused()
+def find(config: Config) -> Listing:
     """Find and label the videos of the configured dataset; reads no video and writes nothing.
 
     Raises:
-        ValueError: a missing folder or column, or a list that cannot be trained on (see ``check``).
+        ValueError: a folder or a file is missing, a line of a list cannot be used, or listed videos are not there and
+            ``allow_missing`` is not set.
     """
-    found = list(_build(config))
-    unknown = set(config.exclude_labels) - {video.label for video in found}
-    if unknown:
-        raise ValueError(f"exclude_labels names {min(unknown)!r}, which no video has; correct it or leave it out")
-    listed = (
-        Video(id=video.id, path=str(video.path), digest="", bytes=0, labels=(video.label,), splits=video.splits)
-        for video in found
-        if video.label not in config.exclude_labels
-    )
-    return check(listed, splits=config.splits)
+    try:
+        listing = _build(config)
+    except ValueError as error:
+        raise ValueError(f"{error}{_source_of_annotations(config)}") from None
+    listing = listing._replace(extra=tuple(_without_annotations(listing.extra, config)))
+    if listing.missing and not config.allow_missing:
+        total = len(listing.videos) + len(listing.missing)
+        raise ValueError(
+            f"{len(listing.missing)} of {total} listed videos are not in {_root(config)}: {named(listing.missing)};"
+            " restore them or set allow_missing: true"
+        )
+    return listing
 
 
-def digest(manifest: Manifest, *, cache: Path) -> Manifest:
-    """The manifest with digests and sizes of the files.
-
-    Args:
-        manifest: of ``find``.
-        cache: file of the digest cache, made if absent.
-
-    Raises:
-        ValueError: a file cannot be read, or the cache cannot be used.
-    """
-    found = digest_files([Path(video.path) for video in manifest.videos], cache=cache)
-    return Manifest(
-        tuple(replace(video, digest=d, bytes=size) for video, (d, size) in zip(manifest.videos, found, strict=True))
-    )
+def _source_of_annotations(config: Config) -> str:
+    """Where the annotation files come from, as the end of a sentence; empty if all are there."""
+    descriptor = describe(config.dataset)
+    if not (descriptor and config.annotations and absent(descriptor, config.annotations)):
+        return ""
+    return f"; the annotation files of {descriptor.title} come from {descriptor.annotations.from_}"
 
 
-def _build(config: Config) -> Iterator[Found]:
+def _without_annotations(extra: tuple[str, ...], config: Config) -> Iterator[str]:
+    """Extra files that are no annotation files, which may lie in the videos' folder."""
+    below = os.path.relpath(config.annotations, _root(config)) if config.annotations else ".."
+    prefix = "" if below == "." else f"{below}/"
+    for name in extra:
+        if not (name.startswith(prefix) and name.lower().endswith(ANNOTATION_SUFFIXES)):
+            yield name
+
+
+def _build(config: Config) -> Listing:
+    videos, annotations = _root(config), config.annotations or Path()
     match config.dataset:
         case "demo":
-            folder = demo_folder(config)
-            return csv_file(folder / "videos.csv", root=folder, test_fraction=config.test_fraction)
+            return demo(videos)
         case "class_folders":
-            assert config.videos is not None
-            return class_folders(config.videos, test_fraction=config.test_fraction)
+            return class_folders(videos, test_fraction=config.test_fraction)
         case "csv":
             assert config.csv is not None
-            root = config.videos or config.csv.parent
-            return csv_file(config.csv, root=root, test_fraction=config.test_fraction)
+            return csv_table(config.csv, root=videos, test_fraction=config.test_fraction)
         case "ut_interaction":
-            assert config.videos is not None
-            return ut_interaction(config.videos)
+            return ut_interaction(videos)
+        case "ucf101":
+            return ucf101(videos, annotations)
+        case "hmdb51":
+            return hmdb51(videos, annotations)
+        case "penn_action":
+            return penn_action(videos, annotations)
+        case "moments_in_time":
+            return moments_in_time(videos, annotations)
+        case "thumos14":
+            return thumos14(videos, annotations, trimmed=config.trimmed, single_label=config.single_label)
+        case "ucf101_24":
+            return ucf101_24(videos, annotations)
+
+
+def _root(config: Config) -> Path:
+    """The folder of the videos."""
+    if config.dataset == "demo":
+        return demo_folder(config)
+    root = config.videos or (config.csv and config.csv.parent)
+    assert root is not None, "the configuration checks it"
+    return root
 
 
 def demo_folder(config: Config) -> Path:
@@ -95,125 +132,153 @@ def demo_folder(config: Config) -> Path:
     return config.work_dir / "dataset"
 
 
-def class_folders(root: Path, *, test_fraction: float) -> Iterator[Found]:
-    """Videos in ``root/<class>/``, or in ``root/{train,val,test}/<class>/``. The id is ``<class>--<file name stem>``.
+def remarks(listing: Listing) -> list[str]:
+    """What the builder tells, and a line about missing videos and one about videos not listed, if there are any."""
+    lines = [*listing.remarks]
+    if listing.missing:
+        lines.append(f"{len(listing.missing)} listed videos are not there and left out: {named(listing.missing)}")
+    if listing.extra:
+        lines.append(f"{len(listing.extra)} videos are there but not listed, and left out: {named(listing.extra)}")
+    return lines
 
-    Every file that is not hidden counts as a video: one that is not will be quarantined, not overlooked.
+
+@collector_paused()
+def select(listing: Listing, config: Config) -> Manifest:
+    """The videos that the run uses, without the classes that it leaves out; not digested yet.
+
+    A video of several classes loses those that are left out, and goes when it has lost all.
 
     Raises:
-        ValueError: no such folder, or no folder of a class in it.
+        ValueError: a class to leave out that no video has, a list that cannot be trained on (see ``check``), or, if
+            there are experiments, a video of several classes.
     """
-    parts = [name for name in _folders(root) if name in ("train", "val", "test")]
-    if parts and len(parts) != len(_folders(root)):
-        raise ValueError(f"{root} has folders {', '.join(parts)} beside class folders; use one layout or the other")
-    for part in parts or [""]:
-        for label in _folders(root / part):
-            for path in _videos(root / part / label):
-                name = f"{label}--{path.stem}"
-                yield Found(id=name, path=path, label=label, splits=_splits(name, part, test_fraction))
+    excluded = set(config.exclude_labels)
+    unknown = excluded - {label for labels in {video.labels for video in listing.videos} for label in labels}
+    if unknown:
+        raise ValueError(f"exclude_labels names {min(unknown)!r}, which no video has; correct it or leave it out")
+    kept = (_without(video, excluded) for video in listing.videos) if excluded else listing.videos
+    videos = (_video(video, path=str(video.path)) for video in kept if video.labels or not excluded)
+    manifest = check(videos, splits=config.splits)
+    if config.experiments:
+        _check_one_label(manifest, config)
+    return manifest
 
 
-def csv_file(table: Path, *, root: Path, test_fraction: float) -> Iterator[Found]:
-    """Videos listed in a CSV with the columns ``path`` and ``label``, and optionally ``id``, ``split1``, ``split2`` ...
+def _check_one_label(manifest: Manifest, config: Config) -> None:
+    """Refuse videos of several classes now, and not when hours of preprocessing are done."""
+    used = {*PARTS} - {""}
+    several = [
+        video.id
+        for video in manifest.videos
+        if len(video.labels) > 1 and any(video.splits.get(split) in used for split in config.splits)
+    ]
+    if not several:
+        return
+    shortcut = "set single_label: true to leave them out, " if config.dataset == "thumos14" else ""
+    verb = "video has" if len(several) == 1 else "videos have"
+    raise ValueError(
+        f"{len(several)} {verb} several labels: {named(several)}; experiments need one label a video: {shortcut}"
+        "leave classes out by exclude_labels, or give each one label"
+    )
+
+
+def _without(video: Found, excluded: set[str]) -> Found:
+    if excluded.isdisjoint(video.labels):
+        return video
+    return replace(
+        video,
+        labels=tuple(label for label in video.labels if label not in excluded),
+        segments=tuple(segment for segment in video.segments if segment.label not in excluded),
+        tubes=tuple(tube for tube in video.tubes if tube.label not in excluded),
+    )
+
+
+def _video(found: Found | Video, *, path: str, digest: str = "", size: int = 0, fps: float | None = None) -> Video:
+    return Video(
+        id=found.id,
+        path=path,
+        digest=digest,
+        bytes=size,
+        labels=found.labels,
+        splits=found.splits,
+        fps=fps,
+        segments=found.segments,
+        tubes=found.tubes,
+    )
+
+
+@collector_paused()
+def digest(manifest: Manifest, *, cache: Path, image_fps: float) -> Manifest:
+    """The manifest with digests and sizes of the videos, and the rate of those that are folders of images.
 
     Args:
-        table: the CSV; paths in it are relative to ``root``. An id defaults to the file name's stem.
-        root: folder.
-        test_fraction: held out if the table names no split.
+        manifest: of ``select``.
+        cache: file of the digest cache, made if absent.
+        image_fps: frames per second of folders of images.
 
     Raises:
-        ValueError: no such file, or a column is missing, or a row is incomplete.
+        ValueError: a file cannot be read, or the cache cannot be used.
     """
-    try:
-        file = table.open(newline="", encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"cannot read the table {table}: {error.strerror}") from None
-    with file:
-        rows = csv.DictReader(file)
-        columns = _header(rows, table)
-        for column in ("path", "label"):
-            if column not in columns:
-                raise ValueError(f"{table} has no column {column!r}; its columns are {', '.join(columns) or 'none'}")
-        split_columns = [column for column in columns if re.fullmatch(r"split\w*", column, flags=re.IGNORECASE)]
-        for row in rows:
-            if not row["path"] or not row["label"]:
-                raise ValueError(f"line {rows.line_num} of {table} lacks a path or a label")
-            name = row.get("id") or Path(row["path"]).stem
-            splits = {column.lower(): (row[column] or "").strip() for column in split_columns}
-            splits = splits or _splits(name, "", test_fraction)
-            yield Found(id=name, path=root / row["path"], label=row["label"].strip(), splits=splits)
+    sources = digest_files([Path(video.path) for video in manifest.videos], cache=cache, image_fps=image_fps)
+    return Manifest(
+        tuple(
+            _video(video, path=video.path, digest=digest, size=size, fps=image_fps if is_folder else None)
+            for video, (digest, size, is_folder) in zip(manifest.videos, sources, strict=True)
+        )
+    )
 
 
-def _header(rows: csv.DictReader[str], table: Path) -> list[str]:
-    try:
-        return list(rows.fieldnames or ())
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} is not a CSV in UTF-8 ({error}); save it as one") from None
+def compare(
+    receipt: Receipt, labels: Mapping[str, dict[str, Any]], *, on_error: Literal["quarantine", "fail"]
+) -> Receipt:
+    """The probe's receipt, with videos quarantined whose boxes do not fit what probing found.
 
-
-def ut_interaction(root: Path) -> Iterator[Found]:
-    """UT-Interaction's segmented clips, ``<number>_<sequence>_<class>.avi``.
-
-    Ten sequences make five splits: split k tests on sequences 2k-1 and 2k, so no scene is on both sides.
+    Args:
+        receipt: of one shard.
+        labels: the plan's rows by id.
+        on_error: what to do about such a video.
 
     Raises:
-        ValueError: no such folder, or a file of another name in it.
+        ValueError: ``on_error`` is ``fail`` and there is one.
     """
-    for path in _files(root):
-        match = UT_INTERACTION_NAME.fullmatch(path.name)
-        if match is None:
-            raise ValueError(f"{path} is not named <number>_<sequence>_<class>.avi; take it out of the folder")
-        sequence = int(match["sequence"])
-        splits = {f"split{k}": "test" if sequence in (2 * k - 1, 2 * k) else "train" for k in range(1, 6)}
-        yield Found(id=path.stem, path=path, label=UT_INTERACTION_CLASSES[int(match["label"])], splits=splits)
+    outcomes = dict(receipt.videos)
+    for name, outcome in receipt.videos.items():
+        row = labels[name]
+        if outcome.status == "quarantined" or "tubes" not in row:
+            continue
+        facts = {name: outcome.facts[name] for name in ("frames", "width", "height")}
+        if problem := misfit(tubes_of(row["tubes"]), **facts):
+            if on_error == "fail":
+                raise ValueError(f"in the video {name!r} {problem}; correct the annotation or leave the video out")
+            outcomes[name] = Outcome(status="quarantined", stage="manifest", reason=problem)
+    return replace(receipt, videos=outcomes)
 
 
-def _videos(folder: Path) -> list[Path]:
-    """The files of a class's folder; what would be overlooked is refused."""
-    if nested := [entry.name for entry in _entries(folder) if entry.is_dir()]:
-        raise ValueError(f"{folder} holds the folder {nested[0]}; videos lie directly in the folder of their class")
-    if not (files := _files(folder)):
-        raise ValueError(f"the class folder {folder} holds no video; add one or remove the folder")
-    return files
-
-
-def _folders(root: Path) -> list[str]:
-    names = sorted(entry.name for entry in _entries(root) if entry.is_dir())
-    if not names:
-        raise ValueError(f"{root} holds no folder; a folder for each class is expected in it")
-    return names
-
-
-def _files(root: Path) -> list[Path]:
-    return sorted(root / entry.name for entry in _entries(root) if not entry.is_dir())
-
-
-def _entries(root: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(root) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise ValueError(f"cannot read the folder {root}: {error.strerror}; check the key 'videos'") from None
-
-
-def _splits(video_id: str, part: str, test_fraction: float) -> dict[str, str]:
-    """The part named by the layout, or else one by a stable hash: adding a video moves no other one."""
-    if part:
-        return {"split1": part}
-    draw = int.from_bytes(hashlib.blake2b(video_id.encode(), digest_size=8, person=b"split").digest(), "big") / 2**64
-    return {"split1": "test" if draw < test_fraction else "train"}
-
-
-def join(labels: list[dict[str, Any]], receipts: list[Receipt], media: list[dict[str, Any]]) -> Manifest:
-    """One row a video from the plan's labels and media and the probe's receipts."""
+@collector_paused()
+def join(labels: Mapping[str, dict[str, Any]], receipts: list[Receipt], media: list[dict[str, Any]]) -> Manifest:
+    """One row a video from the plan's labels by id and media, and the probe's receipts."""
     outcomes = {name: outcome for receipt in receipts for name, outcome in receipt.videos.items()}
-    sources = {row["id"]: row for row in media}
     videos = []
-    for row in labels:
-        video = Video(**sources[row["id"]], labels=tuple(row["labels"]), splits=row["splits"])
-        outcome = outcomes[row["id"]]
-        facts: dict[str, Any] = {name: outcome.facts.get(name) for name in ("frames", "fps", "width", "height")}
-        videos.append(replace(video, **facts, stage=outcome.stage, reason=outcome.reason))
+    for source in media:
+        row, outcome = labels[source["id"]], outcomes[source["id"]]
+        facts = outcome.facts.get
+        video = Video(
+            id=source["id"],
+            path=source["path"],
+            digest=source["digest"],
+            bytes=source["bytes"],
+            labels=tuple(row["labels"]),
+            splits=row["splits"],
+            frames=facts("frames"),
+            fps=facts("fps"),
+            width=facts("width"),
+            height=facts("height"),
+            stage=outcome.stage,
+            reason=outcome.reason,
+            segments=segments_of(row.get("segments", ())),
+            tubes=tubes_of(row.get("tubes", ())),
+        )
+        videos.append(video)
     return Manifest(tuple(sorted(videos, key=lambda video: video.id)))
 
 
@@ -224,15 +289,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--receipts", type=Path, required=True, help="folder of the probe's receipts")
     parser.add_argument("--splits", nargs="+", required=True, help="splits that the run uses")
     parser.add_argument("--max-quarantined", type=float, required=True, help="largest unusable part, 0 to 1")
+    parser.add_argument("--on-error", choices=("quarantine", "fail"), default="quarantine")
     parser.add_argument("--out", type=Path, required=True, help="manifest to write")
     arguments = parser.parse_args(argv)
     try:
         shards = json.loads((arguments.plan / "shards.json").read_text())
-        labels, media = (
+        rows, media = (
             [row for shard in shards for row in json.loads((arguments.plan / part / f"{shard}.json").read_text())]
             for part in ("labels", "media")
         )
-        receipts = [Receipt.read(arguments.receipts / f"{shard}.json") for shard in shards]
+        labels = {row["id"]: row for row in rows}
+        probed = [Receipt.read(arguments.receipts / f"{shard}.json") for shard in shards]
+        receipts = [compare(receipt, labels, on_error=arguments.on_error) for receipt in probed]
         manifest = join(labels, receipts, media)
         check_share(receipts, limit=arguments.max_quarantined)
         for split in arguments.splits:

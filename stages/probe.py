@@ -1,6 +1,7 @@
 """Stage probe: decode every video of a shard once, to know how many frames it has, how fast and how large they are.
 
-Facts are kept in ``<store>/<shard>.json`` by artifact key, so a video that did not change is not decoded again.
+Facts are kept in ``<store>/<shard>.json`` by artifact key, so a video that did not change is not decoded again. They
+are saved after each video: a job that is killed loses the one that it was at.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def probe_shard(
     """Probe the videos of a shard.
 
     Args:
-        videos: ``id``, ``path``, ``digest`` and ``bytes`` of each.
+        videos: ``id``, ``path``, ``digest`` and ``bytes`` of each, and ``image_fps`` of one that is a folder of images.
         shard: its name.
         store: folder of what is known from earlier runs; its file of this shard is brought up to date.
         on_error: what to do about an unusable video.
@@ -52,20 +53,26 @@ def probe_shard(
         video, key = by_id[name], keys[name]
         facts = known.get(key) or found.get(key)
         found[key] = facts or _probe_as_planned(video)
+        if not facts:
+            _write(store / f"{shard}.json", known | found)
         if found[key]["frames"] < MIN_FRAMES:
             raise UnusableVideo(f"too few frames: {found[key]['frames']} decode, {MIN_FRAMES} needed")
         where = {"path": video["path"], "digest": video["digest"]}
         return Outcome(status="reused" if facts else "done", facts={**where, **found[key]})
 
     receipt = work_through(by_id, attempt, stage="probe", shard=shard, on_error=on_error)
-    write_if_changed(store / f"{shard}.json", json.dumps(found, sort_keys=True, indent=1) + "\n")
+    _write(store / f"{shard}.json", found)
     return receipt
 
 
+def _write(path: Path, found: dict[str, dict[str, Any]]) -> None:
+    write_if_changed(path, json.dumps(found, sort_keys=True, indent=1) + "\n")
+
+
 def _probe_as_planned(video: dict[str, Any]) -> dict[str, Any]:
-    path = Path(video["path"])
-    with planned_source(path, digest=video["digest"]):
-        result = probe(path)
+    path, image_fps = Path(video["path"]), video.get("image_fps")
+    with planned_source(path, digest=video["digest"], image_fps=image_fps):
+        result = probe(path, image_fps=image_fps)
     return {
         "frames": result.frames,
         "fps": result.fps,

@@ -10,7 +10,6 @@ import argparse
 import json
 import platform
 import sys
-import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,18 @@ from typing import Any
 import cv2
 import jinja2
 
+from pipeline import __version__
 from pipeline.config import load
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.plan import stage_recipes
+from pipeline.learning.readers import read_index
 from pipeline.learning.scores import read_scores
 from pipeline.media import ffmpeg
 from pipeline.report.page import Inputs, Run, build_context, mebibytes, number, percent, seconds
-from pipeline.report.strips import flow_reader, frame_reader
+from pipeline.report.strips import picture_reader
 from pipeline.report.summaries import read_benchmarks, read_history
 from pipeline.stores.publish import write_text
+from pipeline.stores.sharing import Sharing
 
 
 def render(context: dict[str, Any]) -> str:
@@ -46,12 +48,8 @@ def render(context: dict[str, Any]) -> str:
 
 def software_versions() -> dict[str, str]:
     """Of what has a say in the results."""
-    project = Path(__file__).parents[1] / "pyproject.toml"  # this checkout's, whatever else is installed
-    own = (
-        tomllib.loads(project.read_text())["project"]["version"] if project.is_file() else metadata.version("wherewhen")
-    )
     packages = {"torch": "torch", "NumPy": "numpy", "zarr": "zarr", "Snakemake": "snakemake"}
-    versions = {"wherewhen": own} | {name: metadata.version(package) for name, package in packages.items()}
+    versions = {"wherewhen": __version__} | {name: metadata.version(package) for name, package in packages.items()}
     return versions | {
         "OpenCV": cv2.__version__,
         "ffmpeg": ffmpeg.version(),
@@ -66,8 +64,9 @@ def read_inputs(arguments: argparse.Namespace) -> Inputs:
         ValueError: a file is missing or is not what it should be.
     """
     config = load(arguments.config)
-    indexes = {name: _read_json(path) for name, path in arguments.index}
-    readers = {name: (frame_reader if name == "frames" else flow_reader)(index) for name, index in indexes.items()}
+    indexes = {name: read_index(path, stage=name) for name, path in arguments.index}
+    sharing = Sharing.of(config.store, notes=arguments.damaged)
+    readers = {name: picture_reader(index, sharing=sharing) for name, index in indexes.items()}
     runs = json.loads(arguments.runs.read_text())
     recipes = {*stage_recipes(config).values(), *(run["recipe"] for run in runs)}
     return Inputs(
@@ -75,10 +74,11 @@ def read_inputs(arguments: argparse.Namespace) -> Inputs:
         manifest=read_manifest(arguments.manifest),
         results=_read_json(arguments.results),
         runs=tuple(_read_run(run) for run in runs),
-        indexes=indexes,
+        indexes={name: dict(index) for name, index in indexes.items()},
         readers=readers,
         timings=read_benchmarks(arguments.benchmarks, recipes=recipes),
         versions=software_versions(),
+        notes=_read_json(arguments.notes),
     )
 
 
@@ -117,7 +117,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, required=True, help="results.json of the evaluation")
     parser.add_argument("--index", type=_named_path, action="append", default=[], help="STORE=FILE")
     parser.add_argument("--runs", type=Path, required=True, help="JSON file: list of the runs with their folders")
+    parser.add_argument("--notes", type=Path, required=True, help="JSON file: names of missing and of extra videos")
     parser.add_argument("--benchmarks", type=Path, required=True, help="folder of Snakemake's benchmark files")
+    parser.add_argument("--damaged", type=Path, help="folder of notes about damage")
     parser.add_argument("--out", type=Path, required=True, help="HTML file to write")
     arguments = parser.parse_args(argv)
     try:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pipeline.config import Config, ExperimentConfig
+from pipeline.config import Config, ExperimentConfig, FlowConfig, FramesConfig
+from pipeline.dataset.builders.found import Listing
 from pipeline.dataset.digests import file_digest
-from pipeline.dataset.keys import recipe
-from pipeline.dataset.manifest import Manifest, Video
+from pipeline.dataset.keys import maker, recipe
+from pipeline.dataset.manifest import Manifest, Video, segment_rows, tube_rows
 from pipeline.stores.publish import write_if_changed
+
+NOTES_FILE = "notes.json"
+"""File in the plan's folder: which listed videos are missing, which videos are not listed, what is not official."""
 
 
 def shard_of(video_id: str, shards: int) -> str:
@@ -41,8 +45,8 @@ def write_plan(manifest: Manifest, *, shards: int, folder: Path) -> tuple[str, .
     for video in manifest.videos:  # in the order of the ids, so that reordered input gives equal files
         buckets[shard_of(video.id, shards)].append(video)
     for name, videos in buckets.items():
-        media = [{"id": v.id, "path": v.path, "digest": v.digest, "bytes": v.bytes} for v in videos]
-        labels = [{"id": v.id, "labels": v.labels, "splits": v.splits} for v in videos]
+        media = [_media(video) for video in videos]
+        labels = [_labels(video) for video in videos]
         write_if_changed(folder / "media" / f"{name}.json", _lines(media))
         write_if_changed(folder / "labels" / f"{name}.json", _lines(labels))
     for part in ("media", "labels"):
@@ -58,15 +62,67 @@ def read_shards(folder: Path) -> tuple[str, ...]:
     return tuple(json.loads((folder / "shards.json").read_text()))
 
 
+def read_rows(folder: Path, part: Literal["media", "labels"]) -> list[dict[str, Any]]:
+    """Rows of a plan that is already written, in the order of the ids.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        rows = [row for name in read_shards(folder) for row in json.loads((folder / part / f"{name}.json").read_text())]
+    except FileNotFoundError:
+        raise ValueError(
+            f"there is no plan in {folder}; `snakemake --dry-run` with this configuration makes it"
+        ) from None
+    return sorted(rows, key=lambda row: str(row["id"]))
+
+
+def _media(video: Video) -> dict[str, Any]:
+    """What is known of a video before it is decoded; of a folder of images also the rate, told from outside."""
+    rate = {} if video.fps is None else {"image_fps": video.fps}
+    return {"id": video.id, "path": video.path, "digest": video.digest, "bytes": video.bytes, **rate}
+
+
+def _labels(video: Video) -> dict[str, Any]:
+    """What people say of a video, without what is empty."""
+    row: dict[str, Any] = {"id": video.id, "labels": video.labels, "splits": video.splits}
+    if video.segments:
+        row["segments"] = segment_rows(video.segments)
+    if video.tubes:
+        row["tubes"] = tube_rows(video.tubes)
+    return row
+
+
+def write_notes(listing: Listing, *, unofficial: Sequence[str], folder: Path) -> None:
+    """Write the names of ``missing`` and ``extra`` videos and the sentences ``unofficial``, for the report to show.
+
+    Args:
+        listing: of the dataset.
+        unofficial: sentences on annotation files that are not the official ones.
+        folder: of the plan.
+    """
+    notes = {"missing": sorted(listing.missing), "extra": sorted(listing.extra), "unofficial": list(unofficial)}
+    write_if_changed(folder / NOTES_FILE, json.dumps(notes, sort_keys=True, indent=1) + "\n")
+
+
+_encode = json.JSONEncoder(sort_keys=True).encode  # made once: a plan has up to a million rows
+
+
 def _lines(rows: list[dict[str, Any]]) -> str:
     """JSON with one row a line, so that a diff of two plans names the video."""
-    return "[\n" + ",\n".join(json.dumps(row, sort_keys=True) for row in rows) + "\n]\n"
+    return "[\n" + ",\n".join(map(_encode, rows)) + "\n]\n"
 
 
 def stage_recipes(config: Config) -> dict[str, str]:
     """Recipes of the preprocessing stages that the configuration asks for."""
     probe = {"probe": recipe("probe", {})}
-    return probe | {stage: recipe(stage, getattr(config, stage)) for stage in config.stores}
+    return probe | {stage: _stage_recipe(stage, getattr(config, stage), **probe) for stage in config.stores}
+
+
+def _stage_recipe(stage: str, section: FlowConfig | FramesConfig, *, probe: str) -> str:
+    """Imported flow is not made from what probing found, but checked against it."""
+    name = maker(stage, section)
+    return recipe(name, section, *([probe] if name != stage else []))
 
 
 def training_part(experiment: ExperimentConfig) -> dict[str, Any]:

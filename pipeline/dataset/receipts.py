@@ -17,7 +17,7 @@ from pipeline.media.errors import UnusableVideo
 from pipeline.progress import track
 from pipeline.stores.publish import write_text
 
-Status = Literal["done", "reused", "quarantined"]
+Status = Literal["done", "reused", "fetched", "quarantined"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Outcome:
     """What became of one video in one stage."""
 
     status: Status
-    """done: computed now; reused: found in the store; quarantined: cannot be used."""
+    """done: computed now; reused: found in the store; fetched: found in the shared one; quarantined: cannot be used."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What later stages need to know, JSON values only. Empty if quarantined."""
     reason: str | None = None

@@ -1,1 +1,1 @@
-"""Video files in, frames out: ffmpeg is found, files are probed and decoded."""
+"""Video files and folders of images in, frames out: ffmpeg is found, videos are probed and decoded."""

@@ -1,4 +1,4 @@
-"""Video file to frames of a given size and rate, streamed: memory does not grow with the length of the video.
+"""A video to frames of a given size and rate, streamed: memory does not grow with the length of the video.
 
 Shapes: H W height and width of the frames asked for.
 """
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.media import ffmpeg
 from pipeline.media.errors import UnusableVideo
+from pipeline.media.images import source_of
 
 Frame = TypeVar("Frame")
 
@@ -55,7 +56,13 @@ def target_size(
 
 
 def gray_frames(
-    path: Path, *, width: int, height: int, fps: float | None = None, max_seconds: float | None = None
+    path: Path,
+    *,
+    width: int,
+    height: int,
+    fps: float | None = None,
+    max_seconds: float | None = None,
+    image_fps: float | None = None,
 ) -> Iterator[NDArray[np.uint8]]:
     """Decode a video to grey frames: BT.601 luma at full range (black 0, white 255), resized bilinearly.
 
@@ -63,21 +70,24 @@ def gray_frames(
     coded so, and their luma is taken as it is. Transparency is ignored.
 
     Args:
-        path: the video.
+        path: the video, a file or a folder of images.
         width: W, pixels.
         height: H, pixels.
         fps: frames per second, by repeating or dropping the nearest frames; None keeps every frame once.
         max_seconds: keep the frames whose time after the first frame is below this; None keeps all.
+        image_fps: frames per second of a folder of images, which needs it; not read for a file.
 
     Yields:
         (H, W) uint8, writable, in presentation order.
 
     Raises:
-        UnusableVideo: the file is missing or damaged; possibly only after all frames that could be had.
+        UnusableVideo: the file is missing or damaged, or the folder's names are not those of a video (see
+            ``images_in``); possibly only after all frames that could be had.
     """
     # not format=gray: releases of ffmpeg differ in whether that converts BT.709
     filters = _filters(width, height, fps, max_seconds) + ",extractplanes=y"
-    with ffmpeg.decoding(path, vf=filters, vcodec="rawvideo", format="rawvideo") as stream:
+    source = source_of(path, fps=image_fps)
+    with ffmpeg.decoding(source, vf=filters, vcodec="rawvideo", format="rawvideo") as stream:
         while True:
             frame = np.empty((height, width), np.uint8)
             count = stream.readinto(frame)  # type: ignore[attr-defined]
@@ -96,18 +106,20 @@ def jpeg_frames(
     fps: float | None = None,
     max_seconds: float | None = None,
     qscale: int = 2,
+    image_fps: float | None = None,
 ) -> Iterator[bytes]:
     """Decode a video to baseline 4:2:0 JPEG images, resized bilinearly; ffmpeg does all the work.
 
     Colours are converted to what a JPEG reader expects: BT.601 coefficients, full range.
 
     Args:
-        path: the video.
+        path: the video, a file or a folder of images.
         width: pixels.
         height: pixels.
         fps: as in ``gray_frames``.
         max_seconds: as in ``gray_frames``.
         qscale: ffmpeg's MJPEG quantiser, 2 (best) to 31.
+        image_fps: as in ``gray_frames``.
 
     Yields:
         One JPEG file a frame, in presentation order.
@@ -117,7 +129,8 @@ def jpeg_frames(
     """
     filters = _filters(width, height, fps, max_seconds)
     encoder = {"vcodec": "mjpeg", "qscale:v": qscale, "threads": 1, "flags": "+bitexact"}
-    with ffmpeg.decoding(path, vf=filters, **encoder, format="mpjpeg") as stream:
+    source = source_of(path, fps=image_fps)
+    with ffmpeg.decoding(source, vf=filters, **encoder, format="mpjpeg") as stream:
         whole = yield from _parts(stream)
     if not whole:
         raise UnusableVideo("decoding ended inside a frame")
@@ -126,8 +139,8 @@ def jpeg_frames(
 def _filters(width: int, height: int, fps: float | None, max_seconds: float | None) -> str:
     """ffmpeg's filters for duration, rate and size, in this order."""
     steps = []
-    if max_seconds is not None:
-        steps.append(f"trim=duration={max_seconds!r}")
+    if max_seconds is not None:  # in microseconds: a container's clock may tick once a frame, and trim rounds to it
+        steps.append(f"settb=AVTB,trim=duration={max_seconds!r}")
     if fps is not None:
         steps.append(f"fps={fps!r}")
     return ",".join([*steps, _SCALE.format(width=width, height=height)])

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -22,6 +24,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from pipeline.media.errors import UnusableVideo
+from pipeline.media.images import Images
 
 OLDEST = (7, 0)
 """The oldest release that tells of every file cut short that the tests know; 5.1 is silent about GIF."""
@@ -38,6 +41,9 @@ HARMLESS = re.compile(
     r"|^\[(aac|ac3|adpcm|amr|dca|eac3|flac|mp2|mp3|opus|pcm|vorbis|wma)\w* @"
 )
 """Error lines that do not make a video unusable: H.264 bookkeeping that costs no picture, and sound."""
+
+SILENT_SECONDS = 600.0
+"""Longest wait for ffmpeg's next output, a frame or less of it: even a video that takes minutes a frame is decoded."""
 
 _CONTEXT = re.compile(r"^(\[[^\]]*\] ?)+")  # "[h264 @ 0x55d0] " in front of a message
 _PIPE_BYTES = 1 << 18
@@ -72,42 +78,88 @@ def _banner(path: str) -> str:
 
 
 @contextlib.contextmanager
-def decoding(path: Path, **output: Any) -> Iterator[BinaryIO]:
-    """Decode the first video stream of a file on one thread; yield ffmpeg's standard output.
+def decoding(source: Path | Images, **output: Any) -> Iterator[BinaryIO]:
+    """Decode a file's first video stream, or the images of a folder, on one thread; yield ffmpeg's standard output.
 
     Every frame of the file reaches the output once, unless a filter in ``output`` says otherwise. Rotation metadata is
-    applied. Cover art is not a video stream. No network address is opened, whatever the file refers to.
+    applied, but not that of images. Cover art is not a video stream. No network address is opened, whatever the file
+    refers to.
 
     Args:
-        path: any regular file; names with any characters are taken literally.
+        source: any regular file, or images; names with any characters are taken literally.
         output: ffmpeg's output options, such as ``format="rawvideo"``.
 
     Raises:
         UnusableVideo: on leaving the block, if ffmpeg failed or the file is damaged; then what was read is worthless.
+            In the block, if ffmpeg gives nothing for ``SILENT_SECONDS`` while it is waited for.
         ChildProcessError: ffmpeg was ended from outside, as by a lack of memory, which says nothing about the video.
     """
-    source = ffmpeg.input(f"file:{path}", threads=1, protocol_whitelist="file")["V:0"]
-    stream = source.output("pipe:", fps_mode="passthrough", **output)
-    command = stream.global_args("-nostdin", "-v", "error", "-xerror", "-filter_threads", "1").compile(cmd=binary())
+    # each packet at once, or a slow video's would wait unseen in ffmpeg's buffer
+    graph = _opened(source)["V:0"].output("pipe:", fps_mode="passthrough", flush_packets=1, **output)
+    command = graph.global_args("-nostdin", "-v", "error", "-xerror", "-filter_threads", "1").compile(cmd=binary())
     with (
         tempfile.TemporaryFile() as stderr,  # a file, not a pipe: nobody has to read it for ffmpeg to go on
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, bufsize=_PIPE_BYTES
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, bufsize=0
         ) as process,
     ):
-        assert process.stdout is not None
+        stream = io.BufferedReader(_Output(cast(io.FileIO, process.stdout)), _PIPE_BYTES)
         try:
-            yield cast(BinaryIO, process.stdout)
-            process.stdout.read()
-            status = process.wait()
+            yield cast(BinaryIO, stream)
+            stream.read()
+            status = process.wait(SILENT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise _stuck() from None
         finally:
             process.kill()  # does nothing to a process that has ended
         if status == _INTERRUPTED or (status < 0 and -status not in CRASHES):
-            raise ChildProcessError(f"ffmpeg was ended from outside (status {status}) while decoding {path}; run again")
+            raise ChildProcessError(
+                f"ffmpeg was ended from outside (status {status}) while decoding {source}; run again"
+            )
         stderr.seek(0)
         reason = complaint(status, stderr.read().decode(errors="replace"))
     if reason:
         raise UnusableVideo(reason)
+
+
+class _Output(io.RawIOBase):
+    """What ffmpeg writes, with an end to waiting for it. How long the reader takes does not count."""
+
+    def __init__(self, pipe: io.FileIO) -> None:
+        self._pipe, self._poll = pipe, select.poll()
+        self._poll.register(pipe, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if not self._poll.poll(1e3 * SILENT_SECONDS):
+            raise _stuck()
+        return self._pipe.readinto(buffer)
+
+
+def _stuck() -> UnusableVideo:
+    return UnusableVideo(f"decoding hangs: ffmpeg gave nothing for {SILENT_SECONDS:g} seconds")
+
+
+def _opened(source: Path | Images) -> Any:
+    """ffmpeg-python's input."""
+    common = {"threads": 1, "protocol_whitelist": "file"}
+    if isinstance(source, Path):
+        return ffmpeg.input(f"file:{source}", **common)
+    return ffmpeg.input(
+        f"file:{source.pattern}",
+        **common,
+        format="image2",
+        pattern_type="sequence",
+        start_number=source.first,
+        start_number_range=1,
+        framerate=repr(source.fps),
+        # Built anew for a grey image among coloured ones, filters that count frames or time would start again. Ours
+        # adapt to the new format without that; those that turn pictures would not.
+        reinit_filter=0,
+        noautorotate=None,
+    )
 
 
 def complaint(status: int, stderr: str) -> str | None:

@@ -1,20 +1,26 @@
-"""What a video file holds, by decoding it once: headers claim more frames than there are."""
+"""What a video file or a folder of images holds, by decoding it once: headers claim more frames than there are."""
 
 from __future__ import annotations
 
 import math
 import struct
+from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.media import ffmpeg
 from pipeline.media.errors import UnusableVideo
+from pipeline.media.images import Images, check_images, source_of
 
 TICKS_PER_SECOND = 1_000_000_000
 """Time base of what ffmpeg tells us; the default, one tick a frame, would hide a variable rate."""
 
 PLAYLISTS = (b"#EXTM3U", b"ffconcat version", b"[playlist]")
 """How files begin that ffmpeg would follow to other files."""
+
+
+Decoded = tuple[dict[str, str], list[int], int]
+"""Header values, presentation times of the frames, and the last one's duration, both in ticks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,7 @@ class Probe:
     frames: int
     """Number of frames that decode."""
     fps: float
-    """Average frames per second, from the first to the last presentation time, to four decimals."""
+    """Average frames per second, from the first to the last presentation time, to four decimals; of images, as told."""
     width: int
     """Pixels, after rotation metadata is applied."""
     height: int
@@ -33,7 +39,7 @@ class Probe:
     """Sample (pixel) aspect ratio as ``n:d``; told, not applied. ``1:1`` if the file says nothing."""
 
 
-def probe(path: Path) -> Probe:
+def probe(path: Path, *, image_fps: float | None = None) -> Probe:
     """Decode a video once and say what it holds.
 
     A video is refused as soon as ffmpeg meets an error in its container or in a frame, and if it ends before its
@@ -41,22 +47,28 @@ def probe(path: Path) -> Probe:
     ``pipeline.media.ffmpeg``). What cannot be noticed: a file cut exactly between two packets in a container that
     does not state its length (FLV, MPEG-TS).
 
+    Args:
+        path: a video file, or a folder of images.
+        image_fps: frames per second of a folder of images, which needs it; not read for a file.
+
     Raises:
         UnusableVideo: the file is missing, empty, not a video, without a video stream, without a frame, damaged, cut
-            short, a playlist, or its frames carry no times.
+            short, a playlist, or its frames carry no times; or a folder holds anything but whole images of one size,
+            named alike and numbered without a gap.
     """
-    _check_file(path)
-    # wrapped_avframe passes a frame on without copying it, framecrc writes one line for each
-    with ffmpeg.decoding(
-        path, enc_time_base=f"1/{TICKS_PER_SECOND}", vcodec="wrapped_avframe", format="framecrc"
-    ) as stream:
-        tags, times, last_duration = _read_framecrc(stream.read().decode())
+    source = source_of(path, fps=image_fps)
+    if isinstance(source, Images):
+        check_images(source)
+        tags, times, last_duration = _decoded_images(source)
+    else:
+        _check_file(source)
+        tags, times, last_duration = _decoded(source)
     if not times:
         raise UnusableVideo("no frame of it can be decoded")
     width, height = map(int, tags["dimensions"].split("x"))
     return Probe(
         frames=len(times),
-        fps=_average_fps(times, last_duration),
+        fps=source.fps if isinstance(source, Images) else _average_fps(times, last_duration),
         width=width,
         height=height,
         sar=_lowest_terms(tags.get("sar", "0/1")),
@@ -86,8 +98,37 @@ def _check_file(path: Path) -> None:
             raise UnusableVideo(f"it is cut short: {size} bytes where its AVI header says {claimed + 8}")
 
 
-def _read_framecrc(text: str) -> tuple[dict[str, str], list[int], int]:
-    """Header values, presentation times and the last frame's duration from the output of ffmpeg's framecrc muxer."""
+def _decoded(source: Path | Images) -> Decoded:
+    # wrapped_avframe passes a frame on without copying it, framecrc writes one line for each
+    with ffmpeg.decoding(
+        source, enc_time_base=f"1/{TICKS_PER_SECOND}", vcodec="wrapped_avframe", format="framecrc"
+    ) as stream:
+        return _read_framecrc(stream.read().decode())
+
+
+def _decoded_images(images: Images) -> Decoded:
+    """As ``_decoded``; an unusable image is named, the last one if there are several."""
+    try:
+        decoded = _decoded(images)
+    except UnusableVideo:
+        # ffmpeg tells no name, and some damage only when all is decoded
+        last = bisect_left(range(1, images.count), True, key=lambda index: _complaint(images.since(index)) is None)
+        raise UnusableVideo(f"its image {images.name(last)!r}: {_complaint(images.since(last))}") from None
+    if len(decoded[1]) != images.count:
+        raise UnusableVideo(f"{len(decoded[1])} of its {images.count} images decode")
+    return decoded
+
+
+def _complaint(images: Images) -> str | None:
+    try:
+        _decoded(images)
+    except UnusableVideo as error:
+        return str(error)
+    return None
+
+
+def _read_framecrc(text: str) -> Decoded:
+    """From the output of ffmpeg's framecrc muxer."""
     tags: dict[str, str] = {}
     times: list[int] = []
     duration = 0

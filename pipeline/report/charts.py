@@ -6,6 +6,7 @@ Colours are CSS classes of the page: ``train``, ``test``, ``axis``, ``grid``, ``
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ WIDTH, HEIGHT = 440, 220
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 34
 """Margins of the plot, in the units of the drawing."""
 DOTTED = 15
+BINS = 24
+"""Bars of a histogram, at most one or two more."""
 
 
 class Line(NamedTuple):
@@ -93,6 +96,40 @@ def _curve(line: Line, places: list[tuple[float, float]]) -> Markup:
     path = Markup('<polyline points="{}"/>').format(" ".join(f"{x:.1f},{y:.1f}" for x, y in known))
     shape = path + Markup("").join(dots)
     return Markup('<g class="line {}"><title>{}</title>{}</g>').format(line.kind, line.name, shape)
+
+
+def histogram(values: Sequence[float], *, title: str, across: str) -> Markup:
+    """Bars of equal width: how many values are in [k w, (k + 1) w), for a round w.
+
+    Args:
+        values: at least one, none negative.
+        title: read out where the picture is not seen.
+        across: what the horizontal axis is of.
+    """
+    marks = ticks(min(values), max(values), most=BINS)
+    width = marks[1] - marks[0] if len(marks) > 1 else 1.0
+    bins = Counter(math.floor(value / width + 1e-9) for value in values)
+    first, last = min(bins), max(bins)
+    top = max(_round_range(list(bins.values()))[1], 1.0)
+    bar_px = (WIDTH - LEFT - RIGHT) / (last + 1 - first)
+
+    def up(count: float) -> float:
+        return TOP + (1 - count / top) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(WIDTH, HEIGHT, title)]
+    for value in ticks(0, top, whole=True):
+        parts.append(_rule(LEFT, up(value), WIDTH - RIGHT, up(value), "grid"))
+        parts.append(_text(LEFT - 6, up(value) + 4, f"{value:,.0f}", "end"))
+    bar = Markup('<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}</title></rect>')
+    for k, count in sorted(bins.items()):
+        name = f"{k * width:g} to {(k + 1) * width:g} {across}: {count:,}"
+        place = LEFT + (k - first) * bar_px + 0.5, up(count), bar_px - 1, up(0) - up(count)
+        parts.append(bar.format(*place, name))
+    for value in ticks(first * width, (last + 1) * width):
+        parts.append(_text(LEFT + (value / width - first) * bar_px, HEIGHT - BOTTOM + 16, f"{value:g}", "middle"))
+    parts.append(_rule(LEFT, up(0), WIDTH - RIGHT, up(0), "axis"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, across, "middle"))
+    return Markup("").join([*parts, Markup("</svg>")])
 
 
 def _rule(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:

@@ -7,7 +7,6 @@ but the pictures' readers.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,20 +18,18 @@ from pipeline.config import Config
 from pipeline.dataset.manifest import Manifest
 from pipeline.dataset.plan import stage_recipes
 from pipeline.learning.scores import Scores
+from pipeline.report.card import MUCH_CLIPPED, dataset_card
 from pipeline.report.charts import Line, line_chart
 from pipeline.report.pictures import LEAST_SCALE_PX, matrix_uri, wheel_uri
 from pipeline.report.strips import Reader, attention_strip, sample_strip
 from pipeline.report.summaries import (
     RuleTiming,
     attention_examples,
-    class_table,
-    lost_videos,
     most_confused,
     pooled_confusion,
     predicted,
     row_shares,
     sample_videos,
-    spread,
 )
 
 SAMPLES = 8
@@ -40,8 +37,6 @@ ATTENTION_VIDEOS = 6
 READABLE_CLASSES = 20
 """A confusion matrix of more classes is drawn without text."""
 CONFUSED_PAIRS = 12
-MUCH_CLIPPED = 0.01
-"""A video of whose flow vectors a larger part is beyond the bound is listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +67,14 @@ class Inputs:
     readers: dict[str, Reader]
     """By modality, as ``indexes``."""
     versions: dict[str, str]
+    notes: dict[str, list[str]]
+    """The plan's remarks, by kind; see ``pipeline.dataset.plan.write_notes``."""
 
 
 def build_context(inputs: Inputs) -> dict[str, Any]:
     """The values that the template shows."""
     results = _results(inputs)
-    dataset = _dataset(inputs)
+    dataset = dataset_card(inputs.manifest, indexes=inputs.indexes, splits=inputs.config.splits, notes=inputs.notes)
     return {
         "name": inputs.config.name,
         "versions": inputs.versions,
@@ -175,65 +172,6 @@ def _headline(results: dict[str, Any], dataset: dict[str, Any]) -> list[Card]:
         Card("count", "usable videos", number(videos.usable), "", f"of {number(videos.listed)}"),
         Card("count", "quarantined", number(lost), "", share),
     ]
-
-
-def _dataset(inputs: Inputs) -> dict[str, Any]:
-    manifest = inputs.manifest
-    lost = lost_videos(manifest, inputs.indexes.values())
-    lost_ids = {video.id for video in lost}
-    splits = inputs.config.splits  # the dataset may have more
-    used = {(split, video.splits.get(split, "")) for video in manifest.videos for split in splits}
-    parts = [(split, part) for split in splits for part in ("train", "val", "test") if (split, part) in used]
-    usable = [video for video in manifest.videos if video.id not in lost_ids]
-    return {
-        "classes": len(manifest.classes),
-        "lost": lost,
-        "lost_ids": len(lost_ids),
-        "lost_by_stage": sorted(Counter(video.stage for video in lost).items()),
-        "parts": parts,
-        "splits": [(split, sum(one == split for one, _ in parts)) for split in splits],
-        "table": class_table(manifest, lost_ids, parts),
-        "frames": spread([video.frames for video in usable if video.frames]),
-        "seconds": spread([video.frames / video.fps for video in usable if video.frames and video.fps]),
-        "sizes": _kinds([f"{video.width} × {video.height}" for video in usable if video.width]),
-        "rates": _kinds([f"{video.fps:g}" for video in usable if video.fps]),
-        "stores": [_store(name, index) for name, index in sorted(inputs.indexes.items(), reverse=True)],
-    }
-
-
-def _kinds(names: Sequence[str], *, limit: int = 6) -> str:
-    """How often each name occurs, most frequent first; beyond ``limit`` names, how many others there are."""
-    counts = sorted(Counter(names).items(), key=lambda item: (-item[1], item[0]))
-    told = [f"{name} ({count:,})" for name, count in counts[:limit]]
-    return ", ".join([*told, f"and {len(counts) - limit:,} others"] if len(counts) > limit else told)
-
-
-def _store(name: str, index: dict[str, Any]) -> dict[str, Any]:
-    videos = index["videos"]
-    clipped = {video: facts["clipped"] for video, facts in videos.items() if "clipped" in facts}
-    much = sorted(((share, video) for video, share in clipped.items() if share > MUCH_CLIPPED), reverse=True)
-    return {
-        "name": name,
-        "videos": len(videos),
-        "frames": sum(facts["frames"] for facts in videos.values()),
-        "sizes": _kinds([f"{facts['width']} × {facts['height']}" for facts in videos.values()], limit=3),
-        "clipped": spread(list(clipped.values())),
-        "much_clipped": [(video, share) for share, video in much],
-        "bound": index["parameters"].get("bound"),
-        "camera": _camera([facts for facts in videos.values() if "camera" in facts]),
-    }
-
-
-def _camera(videos: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The camera motion that was taken out of a warped flow store; None for another one."""
-    if not videos:
-        return None
-    pairs = sum(facts["frames"] for facts in videos)
-    return {
-        "motion_px": spread([facts["camera"]["motion_px"] for facts in videos]),
-        "residual_px": spread([facts["camera"]["residual_px"] for facts in videos]),
-        "moved": sum(facts["camera"]["moved"] * facts["frames"] for facts in videos) / pairs,
-    }
 
 
 def _samples(inputs: Inputs) -> dict[str, Any]:

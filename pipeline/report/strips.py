@@ -6,17 +6,16 @@ Shapes: ``H W 3`` RGB uint8, ``2 H W`` flow in pixels, ``T`` scored snippets.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.learning import readers
 from pipeline.optical_flow.quantise import dequantise
 from pipeline.report.charts import attention_bars
 from pipeline.report.pictures import evenly, flow_scale_px, flow_uri, jpeg_uri
-from pipeline.stores.flow import FlowStore
-from pipeline.stores.frames import FrameShards
+from pipeline.stores.sharing import Sharing
 
 MOMENTS = 6
 MOMENT_PX = 160
@@ -30,25 +29,23 @@ Reader = Callable[[str, Sequence[int]], list[NDArray[Any]]]
 """Video id and numbers of frames or flow fields -> the arrays, in the order asked."""
 
 
-def frame_reader(index: Index) -> Reader:
-    """Read RGB frames, ``(H, W, 3)`` uint8, by the index of a frame store."""
-    shards = FrameShards(Path(index["store"]))
-    return lambda video, numbers: shards.read_frames(index["videos"][video], list(numbers))
+def picture_reader(index: readers.Index, *, sharing: Sharing | None = None) -> Reader:
+    """Read RGB frames, ``(H, W, 3)`` uint8, or flow fields, ``(2, H, W)`` float32 pixels, by the index of their store.
 
-
-def flow_reader(index: Index) -> Reader:
-    """Read flow fields, ``(2, H, W)`` float32 pixels, by the index of a flow store.
-
-    The code of no motion stands for half a step; that half step is taken off, so that what is still is drawn as still.
+    The code of no motion stands for half a step of quantisation; that half step is taken off, so that what is still is
+    drawn as still.
     """
-    store = FlowStore(Path(index["store"]), parameters=index["parameters"])
+    stored = readers.open_reader(index, sharing=sharing, by="report")
+    if index["stage"] == "frames":
+        return lambda video, numbers: list(np.moveaxis(_read(stored, video, numbers), 1, -1))
     bound = index["parameters"]["bound"]
+    half_px = np.float32(bound / 255)
+    return lambda video, numbers: list(dequantise(_read(stored, video, numbers), bound=bound) - half_px)
 
-    def read(video: str, numbers: Sequence[int]) -> list[NDArray[Any]]:
-        key = index["videos"][video]["key"]
-        return [dequantise(store.read(key, n, n + 1)[0], bound=bound) - np.float32(bound / 255) for n in numbers]
 
-    return read
+def _read(stored: readers.Reader, video: str, numbers: Sequence[int]) -> NDArray[np.uint8]:
+    """(len(numbers), C, H, W)."""
+    return stored.read(video, np.array(numbers)[:, None])[:, 0]
 
 
 def sample_strip(

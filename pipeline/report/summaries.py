@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,6 +71,9 @@ class ClassRow(NamedTuple):
     videos: Count
     parts: tuple[Count, ...]
     """In the order of the parts asked for."""
+    segments: int
+    """Marked intervals in the usable videos; of the class, or of any."""
+    tubes: int
 
 
 def class_table(manifest: Manifest, lost: set[str], parts: Sequence[tuple[str, str]]) -> list[ClassRow]:
@@ -78,21 +82,25 @@ def class_table(manifest: Manifest, lost: set[str], parts: Sequence[tuple[str, s
     Args:
         manifest: with its quarantined videos.
         lost: ids that cannot be used.
-        parts: pairs of a split and one of its parts.
+        parts: pairs of a split and one of its parts; an empty part is what the split does not use.
     """
+    usable = [video for video in manifest.videos if video.id not in lost]
+    segments = Counter(segment.label for video in usable for segment in video.segments if segment.label is not None)
+    tubes = Counter(tube.label for video in usable for tube in video.tubes)
 
-    def row(name: str, videos: list[Video]) -> ClassRow:
-        chosen = [[video for video in videos if video.splits.get(split) == part] for split, part in parts]
-        return ClassRow(name, count(videos), tuple(map(count, chosen)))
+    def row(name: str, videos: Sequence[Video], truth: tuple[int, int]) -> ClassRow:
+        chosen = [[video for video in videos if video.splits.get(split, "") == part] for split, part in parts]
+        return ClassRow(name, count(videos), tuple(map(count, chosen)), *truth)
 
-    def count(videos: list[Video]) -> Count:
+    def count(videos: Sequence[Video]) -> Count:
         return Count(sum(video.id not in lost for video in videos), len(videos))
 
     by_class: dict[str, list[Video]] = {name: [] for name in manifest.classes}
     for video in manifest.videos:
         for label in video.labels:
             by_class[label].append(video)
-    return [*(row(name, videos) for name, videos in by_class.items()), row("all", list(manifest.videos))]
+    rows = [row(name, videos, (segments[name], tubes[name])) for name, videos in by_class.items()]
+    return [*rows, row("all classes", manifest.videos, (segments.total(), tubes.total()))]
 
 
 class Spread(NamedTuple):

@@ -19,6 +19,7 @@ from pipeline.learning.scores import Scores, write_scores
 from pipeline.optical_flow.quantise import quantise
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import ShardWriter
+from pipeline.stores.provenance import made_by
 from stages.evaluate import evaluate
 from stages.report import main
 
@@ -112,7 +113,8 @@ def _frame_index(folder: Path, manifest: Manifest) -> dict[str, Any]:
                     cv2.imencode(".jpg", np.full((HEIGHT, WIDTH, 3), 15 * i, np.uint8))[1].tobytes()
                     for i in range(FRAMES)
                 ]
-                sample = writer.add(images, metadata={"id": video.id, "artifact_key": video.id})
+                made = {**made_by("frames"), "parameters": {}}
+                sample = writer.add(images, metadata={"id": video.id, "artifact_key": video.id, **made})
                 videos[video.id] = {
                     "shard": "00000.tar",
                     "offset": sample.offset,
@@ -127,17 +129,17 @@ def _frame_index(folder: Path, manifest: Manifest) -> dict[str, Any]:
     return _index("frames", folder, {}, videos, manifest)
 
 
-def _flow_index(folder: Path, manifest: Manifest, unusable: str) -> dict[str, Any]:
-    """A real store of flow, all of it to the right."""
+def flow_index(folder: Path, manifest: Manifest, unusable: str, *, stage: str = "flow") -> dict[str, Any]:
+    """A real store of flow or of warped flow, all of it to the right."""
     store, parameters, videos = FlowStore(folder), {"bound": 20.0}, {}
     field = quantise(np.stack([np.full((HEIGHT, WIDTH), 3.0), np.zeros((HEIGHT, WIDTH))]).astype(np.float32))
     for number, video in enumerate(manifest.videos):
         if video.usable and video.id != unusable:
             key = f"{number:032x}"
-            store.write(key, [field] * (FRAMES - 1), describe=lambda _: {"parameters": parameters})
+            store.write(key, [field] * (FRAMES - 1), describe=lambda _: {**made_by(stage), "parameters": parameters})
             size = {"frames": FRAMES - 1, "width": WIDTH, "height": HEIGHT, "fps": 25.0, "clipped": 0.0125}
             videos[video.id] = {"key": key, **size}
-    index = _index("flow", folder, parameters, videos, manifest)
+    index = _index(stage, folder, parameters, videos, manifest)
     index["quarantined"][unusable] = {"stage": "flow", "reason": "it is too dark"}
     return index
 
@@ -175,9 +177,10 @@ class Project:
         )
         self.indexes = {"frames": _frame_index(folder / "frames", self.manifest)}
         if "flow" in streams:
-            self.indexes["flow"] = _flow_index(folder / "flow", self.manifest, self.unusable)
+            self.indexes["flow"] = flow_index(folder / "flow", self.manifest, self.unusable)
         self.runs = self._train(streams, snippets)
         self.results = evaluate(self.manifest, self.runs, fuse_on="logits") if streams else self._no_results()
+        self.notes: dict[str, list[str]] = {"missing": [], "extra": []}
         self._benchmark("flow/00000-{flow}.tsv", "12.5\t300.5\t11.0")
         self._benchmark("flow/00001-{flow}.tsv", "2.5\t-\tNA")
         self._benchmark("flow/00000-ffffffffffff.tsv", "999\t9999\t999")
@@ -230,6 +233,8 @@ class Project:
         arguments = ["--config", canonical(self.config), "--manifest", str(self.folder / "manifest.tsv")]
         (self.folder / "runs.json").write_text(json.dumps(self.runs))
         arguments += ["--results", str(self.folder / "results.json"), "--runs", str(self.folder / "runs.json")]
+        (self.folder / "notes.json").write_text(json.dumps(self.notes))
+        arguments += ["--notes", str(self.folder / "notes.json")]
         arguments += ["--benchmarks", str(self.folder / "benchmarks"), "--out", str(self.folder / name)]
         for stage, index in self.indexes.items():
             (self.folder / f"{stage}.json").write_text(json.dumps(index))

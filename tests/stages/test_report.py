@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import itertools
 import re
 from pathlib import Path
@@ -15,9 +14,9 @@ import pytest
 import yaml
 
 from pipeline.config import canonical, load
-from pipeline.dataset.manifest import Manifest
+from pipeline.dataset.manifest import Manifest, Segment, Video
 from stages.report import main
-from tests.stages.report_project import CLASSES, FRAMES, Page, Project
+from tests.stages.report_project import CLASSES, FRAMES, Page, Project, flow_index
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +149,7 @@ def test_warped_flow_is_shown_and_much_clipped_videos_are_listed(tmp_path: Path)
     flow["videos"][second]["clipped"] = 0.3125
     for video in others:
         flow["videos"][video]["clipped"] = 0.01  # no more than is allowed
-    warped = copy.deepcopy(flow) | {"stage": "warped_flow"}
+    warped = flow_index(tmp_path / "warped", project.manifest, project.unusable, stage="warped_flow")
     for number, facts in enumerate(warped["videos"].values()):
         facts["camera"] = {"motion_px": 1.5 + number, "residual_px": 0.07, "moved": 0.5 if number else 1.0}
         facts["clipped"] = 0.0
@@ -274,6 +273,53 @@ def test_many_classes_become_a_picture(tmp_path: Path) -> None:
     assert len(large) < 20_000
 
 
+def test_a_large_dataset_stays_readable(tmp_path: Path) -> None:
+    project = Project(tmp_path, streams=())
+    extra = [
+        Video(
+            id=f"x{label:03d}-{i}",
+            path="x",
+            digest="0",
+            bytes=1,
+            labels=(f"class {label:03d}",),
+            splits={"split1": ("train", "test", "")[i], "split2": "train"},
+            frames=25 * (i + 1),
+            fps=25.0,
+            width=320 + label,
+            height=240,
+            segments=(Segment(f"class {label:03d}", 0.0, 0.5),),
+        )
+        for label in range(101)
+        for i in range(3)
+    ]
+    project.manifest = Manifest(tuple(sorted([*project.manifest.videos, *extra], key=lambda video: video.id)))
+    project.notes = {"missing": [f"<gone> {i}.avi" for i in range(250)], "extra": ["Thumbs.db"]}
+    project.notes["unofficial"] = ["of <these>, x has not the official content"]
+    html = project.report()
+    page = Page(html)
+    assert not page.crossed
+    assert page.rows("splits")["split1"] == ["110", "109 of 110", "101"]
+    closed = r'<details><summary>Videos of the 104 classes</summary>\s*<div class="scroll"><table id="classes">'
+    assert re.search(closed, html)
+    assert page.rows("classes")["class 007"] == ["3", "1", "1", "1", "3", "0", "3"]
+    assert len(page.rows("formats")) < 12
+    assert page.rows("formats")["others"][1] == "282"  # 303 but those of the seven widths that are listed
+    told = " ".join(page.sections["dataset"].split())
+    assert "303 in 303 videos; 0.5 s each; 2.5 min in all" in told
+    assert "250 listed videos are not there" in told
+    assert "<gone> 199.avi and 50 more" in told
+    assert "<gone>" not in html
+    assert "Of <these>, x has not the official content." in told
+    assert "<these>" not in html
+    assert "1 video is there but not in the annotations, and left out." in told
+    assert "Thumbs.db" in told
+
+
+def test_a_dataset_whose_videos_are_all_listed_says_nothing_of_missing_ones(page: Page) -> None:
+    assert "Missing videos" not in page.sections["dataset"]
+    assert "not listed" not in page.sections["dataset"]
+
+
 @pytest.mark.parametrize("name", ["results.json", "frames.json"])
 def test_a_broken_input_is_one_sentence(tmp_path: Path, name: str) -> None:
     project = Project(tmp_path, streams=())
@@ -281,9 +327,9 @@ def test_a_broken_input_is_one_sentence(tmp_path: Path, name: str) -> None:
     broken = tmp_path / "broken.json"
     broken.write_text("{")
     arguments = ["--config", canonical(project.config), "--manifest", str(tmp_path / "manifest.tsv")]
-    arguments += ["--runs", str(tmp_path / "runs.json")]
+    arguments += ["--runs", str(tmp_path / "runs.json"), "--notes", str(tmp_path / "notes.json")]
     arguments += ["--results", str(broken if name == "results.json" else tmp_path / "results.json")]
     arguments += ["--index", f"frames={broken if name == 'frames.json' else tmp_path / 'frames.json'}"]
-    with pytest.raises(SystemExit, match=r"^report: .*broken\.json cannot be read as JSON"):
+    with pytest.raises(SystemExit, match=r"^report: .*broken\.json (cannot be read as JSON|is not an index)"):
         main([*arguments, "--benchmarks", str(tmp_path), "--out", str(tmp_path / "x.html")])
     assert not (tmp_path / "x.html").exists()

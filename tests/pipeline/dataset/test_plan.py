@@ -14,9 +14,18 @@ import pytest
 
 from pipeline.config import ExperimentConfig, FlowConfig, WarpedFlowConfig, load
 from pipeline.dataset import keys
+from pipeline.dataset.builders.found import Listing
 from pipeline.dataset.keys import artifact_key, recipe
-from pipeline.dataset.manifest import Manifest, Video
-from pipeline.dataset.plan import predict_recipe, read_shards, shard_of, stage_recipes, train_recipe, write_plan
+from pipeline.dataset.manifest import Manifest, Segment, Tube, Video
+from pipeline.dataset.plan import (
+    predict_recipe,
+    read_shards,
+    shard_of,
+    stage_recipes,
+    train_recipe,
+    write_notes,
+    write_plan,
+)
 
 
 def videos(count: int) -> list[Video]:
@@ -46,6 +55,16 @@ def test_buckets_are_the_same_in_every_process_and_even() -> None:
     sizes = Counter(shard_of(f"video{i}", 16) for i in range(16_000))
     assert len(sizes) == 16
     assert max(sizes.values()) < 1.15 * 1000
+
+
+def test_only_a_folder_of_images_has_a_rate_in_the_plan(tmp_path: Path) -> None:
+    file, folder = videos(2)
+    write_plan(Manifest((file, replace(folder, fps=29.97))), shards=1, folder=tmp_path)
+    rows = json.loads((tmp_path / "media" / "00000.json").read_text())
+    assert rows == [
+        {"id": file.id, "path": file.path, "digest": file.digest, "bytes": file.bytes},
+        {"id": folder.id, "path": folder.path, "digest": folder.digest, "bytes": folder.bytes, "image_fps": 29.97},
+    ]
 
 
 def test_unchanged_plan_keeps_its_modification_times(tmp_path: Path) -> None:
@@ -94,6 +113,30 @@ def test_media_files_name_no_label(tmp_path: Path) -> None:
     assert row == {"id": "v0000", "path": "v0.avi", "digest": "0" * 32, "bytes": 0}
 
 
+def test_corrected_ground_truth_is_a_change_of_labels_alone(tmp_path: Path) -> None:
+    (start,) = videos(1)
+    write_plan(Manifest((start,)), shards=1, folder=tmp_path)
+    before = state(tmp_path)
+    truth = {"segments": (Segment(None, 0.5, 2.0),), "tubes": (Tube("run", 3, ((0, 1, 2, 3.5), (0, 1, 2, 4))),)}
+    write_plan(Manifest((replace(start, **truth),)), shards=1, folder=tmp_path)
+    assert changed(before, state(tmp_path)) == {"labels/00000.json"}
+    (row,) = json.loads((tmp_path / "labels/00000.json").read_text())
+    assert row["segments"] == [[None, 0.5, 2.0]]
+    assert row["tubes"] == [["run", 3, [[0, 1, 2, 3.5], [0, 1, 2, 4]]]]
+
+
+def test_notes_keep_their_time_if_nothing_changed(tmp_path: Path) -> None:
+    write_notes(Listing((), ("gone/b.avi", "a.avi"), ("é.avi",)), unofficial=("x is other",), folder=tmp_path)
+    before = state(tmp_path)
+    write_notes(Listing((), ("a.avi", "gone/b.avi"), ("é.avi",)), unofficial=("x is other",), folder=tmp_path)
+    assert state(tmp_path) == before
+    assert json.loads((tmp_path / "notes.json").read_text()) == {
+        "missing": ["a.avi", "gone/b.avi"],
+        "extra": ["é.avi"],
+        "unofficial": ["x is other"],
+    }
+
+
 def test_keys_follow_parameters_version_and_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = FlowConfig(size=(340, 256))
     key = artifact_key("flow", flow, "abc")
@@ -110,9 +153,9 @@ def test_keys_follow_parameters_version_and_digest(monkeypatch: pytest.MonkeyPat
 
 def test_golden_recipes() -> None:
     """These addresses are in people's stores: a changed value here means that everything is computed again."""
-    assert recipe("flow", FlowConfig(size=(340, 256))) == "2a0ed279f019"
-    assert artifact_key("flow", FlowConfig(size=(340, 256)), "0" * 32) == "c6251b77c05dc3714626fb34d1fa2dae"
-    assert recipe("warped_flow", WarpedFlowConfig(size=(340, 256))) == "c720018081f9"
+    assert recipe("flow", FlowConfig(size=(340, 256))) == "365e6f09d33f"
+    assert artifact_key("flow", FlowConfig(size=(340, 256)), "0" * 32) == "5c53935ae5f7a3fff7d6be9e7940d36e"
+    assert recipe("warped_flow", WarpedFlowConfig(size=(340, 256))) == "cd56cb5ed452"
 
 
 def experiment(**changes: Any) -> ExperimentConfig:

@@ -114,6 +114,8 @@ def test_frames_before_the_longest_duration_are_kept(
     assert stair_numbers(clip, max_seconds=seconds) == list(range(kept))
     late = make_clip(tmp_path / "b.mkv", STAIRS, "-frames:v", "25", "-output_ts_offset", "3", *LOSSLESS)
     assert stair_numbers(late, max_seconds=seconds) == list(range(kept))  # counted from the first frame
+    ticks = make_clip(tmp_path / "c.avi", STAIRS, "-frames:v", "25", "-c:v", "ffv1")  # whose clock ticks once a frame
+    assert stair_numbers(ticks, max_seconds=seconds) == list(range(kept))
 
 
 def test_duration_and_rate_together(tmp_path: Path, make_clip: Clip) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.media import ffmpeg
 from pipeline.media.decode import gray_frames, jpeg_frames
+from pipeline.media.errors import UnusableVideo
 from pipeline.media.probe import probe
 
 
@@ -101,6 +103,55 @@ def test_a_video_is_not_blamed_for_a_killed_ffmpeg(
     child.send_signal(number)
     with pytest.raises(ChildProcessError, match="ended from outside"):
         list(frames)
+
+
+@pytest.mark.parametrize("decode", [gray_frames, jpeg_frames])
+def test_decoding_that_hangs_ends(
+    decode: Callable[..., Iterator[object]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_clip: Callable[..., Path],
+) -> None:
+    clip = make_clip(tmp_path / "a.avi", "testsrc2=size=320x240:rate=25", "-frames:v", "500")
+    frames = decode(clip, width=320, height=240)
+    next(frames)
+    (child,) = (child for child in psutil.Process().children() if "ffmpeg" in child.name())
+    child.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(ffmpeg, "SILENT_SECONDS", 0.5)
+    with pytest.raises(UnusableVideo, match=r"decoding hangs: ffmpeg gave nothing for 0.5 seconds"):
+        list(frames)
+    assert not child.is_running()
+
+
+@pytest.mark.parametrize("hangs", ["before its output", "after its output"])
+@pytest.mark.usefixtures("forget_binary")
+def test_a_program_that_never_ends_is_not_waited_for(
+    hangs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_clip: Callable[..., Path]
+) -> None:
+    clip = make_clip(tmp_path / "a.avi", "testsrc2=size=32x32", "-frames:v", "3")
+    wait = "exec sleep 1000" if hangs == "before its output" else "exec sleep 1000 >&-"
+    (tmp_path / "ffmpeg").write_text(f'#!/bin/sh\n[ "$1" = -version ] && echo ffmpeg version 8.0 && exit\n{wait}\n')
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    ffmpeg.binary.cache_clear()
+    monkeypatch.setattr(ffmpeg, "SILENT_SECONDS", 0.5)
+    with pytest.raises(UnusableVideo, match="decoding hangs"):
+        probe(clip)
+    assert not psutil.Process().children()
+
+
+def test_a_slow_consumer_is_no_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_clip: Callable[..., Path]
+) -> None:
+    clip = make_clip(tmp_path / "a.avi", "testsrc2=size=32x32", "-frames:v", "9")  # all of it fits in the pipe
+    frames = gray_frames(clip, width=32, height=32)
+    next(frames)
+    (child,) = (child for child in psutil.Process().children() if "ffmpeg" in child.name())
+    while child.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    monkeypatch.setattr(ffmpeg, "SILENT_SECONDS", 0.1)
+    time.sleep(0.3)
+    assert len(list(frames)) == 8
 
 
 @pytest.mark.parametrize(

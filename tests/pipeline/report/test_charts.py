@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.report.charts import Line, attention_bars, line_chart, ticks
+from pipeline.report.charts import BINS, Line, attention_bars, histogram, line_chart, ticks
 
 
 @given(st.floats(-100, 100), st.floats(1e-6, 1e6), st.integers(3, 9))
@@ -97,3 +97,27 @@ def test_names_are_escaped() -> None:
         root = ElementTree.fromstring(svg)  # would not parse unescaped
         assert root.attrib["aria-label"] == nasty
         assert not re.search("<script", svg)
+
+
+@given(st.lists(st.floats(0, 1e5), min_size=1, max_size=60))
+def test_a_histogram_counts_every_value_in_the_bar_that_covers_it(values: list[float]) -> None:
+    svg = ElementTree.fromstring(histogram(values, title="t", across="seconds"))
+    bars = svg.findall(".//rect")
+    told = [re.fullmatch(r"(.+) to (.+) seconds: ([\d,]+)", bar[0].text or "") for bar in bars]
+    counts = [int(match[3].replace(",", "")) for match in told if match]
+    assert len(counts) == len(bars) <= BINS + 2
+    assert sum(counts) == len(values)
+    heights = [float(bar.attrib["height"]) for bar in bars]
+    np.testing.assert_allclose(heights, np.array(counts) / max(counts) * max(heights), atol=0.1)
+    for match, count in zip(told, counts, strict=True):
+        low, high = float(match[1]), float(match[2])  # type: ignore[index]
+        slack = 1e-5 * high
+        assert sum(low - slack <= value < high + slack for value in values) >= count
+
+
+def test_bars_stand_side_by_side_in_order() -> None:
+    svg = ElementTree.fromstring(histogram([0.2, 0.3, 2.5, 2.6, 2.7, 9.9], title="t", across="seconds"))
+    bars = [(float(bar.attrib["x"]), float(bar.attrib["width"]), bar[0].text) for bar in svg.findall(".//rect")]
+    assert [text for _, _, text in bars] == ["0 to 0.5 seconds: 2", "2.5 to 3 seconds: 3", "9.5 to 10 seconds: 1"]
+    assert [x for x, _, _ in bars] == sorted(x for x, _, _ in bars)
+    assert all(x >= 44 and x + width <= 440 - 12 for x, width, _ in bars)

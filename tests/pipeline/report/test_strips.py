@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.learning.readers import Index
 from pipeline.optical_flow.quantise import quantise
-from pipeline.report.strips import Reader, attention_strip, flow_reader, sample_strip
+from pipeline.report.strips import Reader, attention_strip, picture_reader, sample_strip
 from pipeline.stores.flow import FlowStore
+from pipeline.stores.provenance import made_by
 
 
 class Recorder:
@@ -108,9 +110,16 @@ def test_many_snippets_share_pictures_in_order_and_the_peak_is_shown(
 def test_still_flow_is_read_as_still(tmp_path: Path) -> None:
     field = quantise(np.zeros((2, 4, 6), np.float32))
     field[0, 0, 0] = 255
-    FlowStore(tmp_path).write("ab" * 16, [field], describe=lambda _: {"parameters": {"bound": 20.0}})
-    index = {"store": str(tmp_path), "parameters": {"bound": 20.0}, "videos": {"v": {"key": "ab" * 16}}}
-    (read,) = flow_reader(index)("v", [0])
+    made = {**made_by("flow"), "parameters": {"bound": 20.0}}
+    FlowStore(tmp_path).write("ab" * 16, [field], describe=lambda _: made)
+    index: Index = {
+        "stage": "flow",
+        "store": str(tmp_path),
+        "parameters": {"bound": 20.0},
+        "videos": {"v": {"key": "ab" * 16}},
+        "quarantined": {},
+    }
+    (read,) = picture_reader(index)("v", [0])
     assert read[0, 0, 0] == pytest.approx(20, abs=0.08)
     read[0, 0, 0] = 0
     np.testing.assert_allclose(read, 0, atol=1e-5)
