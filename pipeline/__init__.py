@@ -2,3 +2,5 @@
 
 Imports run one way: ``stages`` -> ``models`` and ``pipeline``; ``pipeline`` imports neither of them.
 """
+
+__version__ = "0.1.0"

@@ -19,11 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.learning.loader import Clip, Index, Reader, open_reader, read_index, select
+from pipeline.learning.loader import Clip, select
+from pipeline.learning.readers import Index, Reader, open_reader, read_index
 from pipeline.learning.sampling import test_positions
 from pipeline.learning.scores import Scores, write_scores
 from pipeline.optical_flow.quantise import dequantise
 from pipeline.progress import track
+from pipeline.stores.sharing import Sharing, add_arguments
 
 FIELDS = 16
 """Flow fields looked at in a video, evenly spaced."""
@@ -34,13 +36,13 @@ STILL_PX = 0.5
 """Slower pixels, in pixels per frame, count as still; each of them weighs as much as one at this speed."""
 
 
-def baseline(manifest: Manifest, index: Index, *, split: str) -> Scores:
+def baseline(manifest: Manifest, index: Index, *, split: str, sharing: Sharing | None = None) -> Scores:
     """Score the test videos of ``split``.
 
     Raises:
         ValueError: a class has no training video, or there is nothing to test.
     """
-    reader, bound = open_reader(index), float(index["parameters"]["bound"])
+    reader, bound = open_reader(index, sharing=sharing, by="baseline"), float(index["parameters"]["bound"])
     train_clips, _ = select(manifest, index, split=split, part="train")
     test_clips, left_out = select(manifest, index, split=split, part="test")
     if left_out:
@@ -117,10 +119,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--index", type=Path, required=True, help="index of the flow store")
     parser.add_argument("--split", required=True, help="name of the split")
     parser.add_argument("--out", type=Path, required=True, help="score file to write")
+    add_arguments(parser)
     arguments = parser.parse_args(argv)
     try:
         scores = baseline(
-            read_manifest(arguments.manifest), read_index(arguments.index, stage="flow"), split=arguments.split
+            read_manifest(arguments.manifest),
+            read_index(arguments.index, stage="flow"),
+            split=arguments.split,
+            sharing=Sharing.of(arguments.sharing, notes=arguments.damaged),
         )
     except (OSError, ValueError) as error:
         sys.exit(f"baseline: {error}")

@@ -23,9 +23,11 @@ from models.checkpoint import load_checkpoint
 from pipeline.config import ComputeConfig, ExperimentConfig
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.learning.job import add_arguments, model_keywords, start
-from pipeline.learning.loader import Clip, Index, ScoringSnippets, open_reader, read_index, select
+from pipeline.learning.loader import Clip, ScoringSnippets, select
+from pipeline.learning.readers import Index, open_reader, read_index
 from pipeline.learning.scores import Scores, write_scores
 from pipeline.progress import track
+from pipeline.stores.sharing import Sharing
 
 SNIPPETS_AT_ONCE = 64
 """Most snippets in memory, over all crops: 10 crops of a 10-channel snippet at 224 px are 5 MB."""
@@ -39,6 +41,7 @@ def predict(
     compute: ComputeConfig,
     split: str,
     checkpoint: Path,
+    sharing: Sharing | None = None,
 ) -> Scores:
     """Score every test video of ``split`` that the store holds, in the order of the ids.
 
@@ -54,7 +57,7 @@ def predict(
     sampling = experiment.sampling
     dataset = ScoringSnippets(
         clips=clips,
-        reader=open_reader(index),
+        reader=open_reader(index, sharing=sharing, by="predict"),
         snippet=sampling.snippet,
         segments=sampling.test_segments,
         size=sampling.input_size,
@@ -135,6 +138,7 @@ def main(argv: list[str] | None = None) -> None:
             compute=arguments.compute,
             split=arguments.split,
             checkpoint=arguments.checkpoint,
+            sharing=Sharing.of(arguments.sharing, notes=arguments.damaged),
         )
     except (OSError, ValueError) as error:
         sys.exit(f"predict: {error}")

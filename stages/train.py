@@ -36,17 +36,16 @@ from pipeline.learning.history import Row, Timed, epoch_line, history_table
 from pipeline.learning.job import add_arguments, model_keywords, start
 from pipeline.learning.loader import (
     Clip,
-    Index,
     ScoringSnippets,
     TrainingBatches,
     TrainingSnippets,
     derived_seed,
-    open_reader,
-    read_index,
     select,
 )
+from pipeline.learning.readers import Index, Reader, open_reader, read_index
 from pipeline.progress import track
 from pipeline.stores.publish import write_text
+from pipeline.stores.sharing import Sharing
 
 TEST_EPOCHS = 10
 """Number of epochs after which the test videos are scored for the history; so it costs little."""
@@ -63,6 +62,7 @@ def train(
     split: str,
     seed: int,
     out: Path,
+    sharing: Sharing | None = None,
 ) -> None:
     """Train and write ``model.pt`` and ``history.csv`` to ``out``; meanwhile ``last.pt`` there lets it continue.
 
@@ -99,8 +99,9 @@ def train(
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
-    stream = iter(_training_loader(clips, index, batches, experiment=experiment, compute=compute, fabric=fabric))
-    test_loader = _test_loader(test_clips, index, experiment=experiment, compute=compute, fabric=fabric)
+    reader = open_reader(index, sharing=sharing, by="train")
+    stream = iter(_training_loader(clips, reader, batches, experiment=experiment, compute=compute, fabric=fabric))
+    test_loader = _test_loader(test_clips, reader, experiment=experiment, compute=compute, fabric=fabric)
     for epoch in batches.epochs:
         torch.manual_seed(derived_seed(seed, "epoch", epoch, fabric.global_rank))
         row = train_epoch(wrapped, optimizer, stream, epoch=epoch, steps=batches.steps, optim=optim, fabric=fabric)
@@ -301,7 +302,7 @@ def _clips(manifest: Manifest, index: Index, *, split: str, fabric: Fabric) -> t
 
 def _training_loader(
     clips: list[Clip],
-    index: Index,
+    reader: Reader,
     batches: TrainingBatches,
     *,
     experiment: ExperimentConfig,
@@ -311,7 +312,7 @@ def _training_loader(
     sampling = experiment.sampling
     dataset = TrainingSnippets(
         clips=clips,
-        reader=open_reader(index),
+        reader=reader,
         snippet=sampling.snippet,
         segments=sampling.segments,
         size=sampling.input_size,
@@ -331,12 +332,12 @@ def _training_loader(
 
 
 def _test_loader(
-    clips: list[Clip], index: Index, *, experiment: ExperimentConfig, compute: ComputeConfig, fabric: Fabric
+    clips: list[Clip], reader: Reader, *, experiment: ExperimentConfig, compute: ComputeConfig, fabric: Fabric
 ) -> Any:
     sampling = experiment.sampling
     dataset = ScoringSnippets(
         clips=clips,
-        reader=open_reader(index),
+        reader=reader,
         snippet=sampling.snippet,
         segments=sampling.segments,
         size=sampling.input_size,
@@ -381,6 +382,7 @@ def main(argv: list[str] | None = None) -> None:
             split=arguments.split,
             seed=arguments.seed,
             out=arguments.out,
+            sharing=Sharing.of(arguments.sharing, notes=arguments.damaged),
         )
     except (OSError, ValueError) as error:
         sys.exit(f"train: {error}")

@@ -13,6 +13,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from pydantic import ValidationError
 
 from pipeline.config import ComputeConfig, ExperimentConfig
+from pipeline.stores.sharing import add_arguments as add_store_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experiment", type=_section(ExperimentConfig), required=True, help="its settings as JSON")
     parser.add_argument("--compute", type=_section(ComputeConfig), required=True, help="where it runs, as JSON")
     parser.add_argument("--split", required=True, help="name of the split")
+    add_store_arguments(parser)
 
 
 def _section(section: type[ExperimentConfig] | type[ComputeConfig]) -> Any:

@@ -11,29 +11,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.learning import sampling, transforms
-from pipeline.stores.flow import FlowStore
-from pipeline.stores.frames import FrameShards
-
-
-class Index(TypedDict):
-    """Where the readers find each video of one store (written by the index stage)."""
-
-    stage: Literal["frames", "flow", "warped_flow"]
-    store: str
-    parameters: dict[str, Any]
-    videos: dict[str, dict[str, Any]]
-    quarantined: dict[str, dict[str, str]]
+from pipeline.learning.readers import Index, Reader
 
 
 class Clip(NamedTuple):
@@ -44,33 +31,6 @@ class Clip(NamedTuple):
     """Class number."""
     frames: int
     """Number of frames, or of flow fields."""
-
-
-class Reader(Protocol):
-    """Stored frames or fields of a video."""
-
-    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(N, n) frame numbers -> (N, n, C, H, W)."""
-
-
-def read_index(path: Path, *, stage: str) -> Index:
-    """Read an index and check that it is one of ``stage``.
-
-    Raises:
-        ValueError: the file is missing, is not an index or is one of another stage.
-    """
-    try:
-        index: Index = json.loads(path.read_text())
-        found = index["stage"]
-    except FileNotFoundError:
-        raise ValueError(f"there is no index {path}; run the index stage first") from None
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{path} is not an index; delete it and run again") from None
-    if found != stage:
-        raise ValueError(f"{path} is an index of {found}, but {stage} is needed")
-    if not Index.__annotations__.keys() <= index.keys():
-        raise ValueError(f"{path} is not a whole index; delete it and run again")
-    return index
 
 
 def select(manifest: Manifest, index: Index, *, split: str, part: str) -> tuple[list[Clip], list[str]]:
@@ -92,46 +52,6 @@ def select(manifest: Manifest, index: Index, *, split: str, part: str) -> tuple[
     if not clips:
         raise ValueError(f"the {part} part of {split} has no video with {index['stage']}; mark some videos as {part}")
     return clips, left_out
-
-
-def open_reader(index: Index) -> Reader:
-    """The reader of the store that ``index`` describes."""
-    match index["stage"]:
-        case "frames":
-            return FrameReader(FrameShards(Path(index["store"])), index["videos"])
-        case "flow" | "warped_flow":
-            store = FlowStore(Path(index["store"]), parameters=index["parameters"])
-            return FlowReader(store, index["videos"])
-
-
-@dataclass(frozen=True)
-class FrameReader:
-    """RGB frames from webdataset shards; only the frames asked for are decoded."""
-
-    shards: FrameShards
-    videos: dict[str, dict[str, Any]]
-
-    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(N, n) frame numbers -> (N, n, 3, H, W), a view of interleaved pixels."""
-        wanted, places = np.unique(indices, return_inverse=True)
-        frames = np.stack(self.shards.read_frames(self.videos[video_id], wanted.tolist()))
-        return np.moveaxis(frames[places.reshape(indices.shape)], -1, 2)
-
-
-@dataclass(frozen=True)
-class FlowReader:
-    """Quantised flow from the zarr store; only the fields asked for are decoded."""
-
-    store: FlowStore
-    videos: dict[str, dict[str, Any]]
-
-    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(N, n) field numbers -> (N, n, 2, H, W)."""
-        key = self.videos[video_id]["key"]
-        wanted, places = np.unique(indices, return_inverse=True)
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)  # of consecutive fields
-        fields = np.concatenate([self.store.read(key, int(run[0]), int(run[-1]) + 1) for run in runs])
-        return fields[places.reshape(indices.shape)]
 
 
 @dataclass(frozen=True, kw_only=True)

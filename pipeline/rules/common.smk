@@ -21,6 +21,7 @@ if not os.access(
 from pipeline.config import canonical, load
 from pipeline.dataset.keys import VERSIONS
 from pipeline.dataset.plan import (
+    NOTES_FILE,
     baseline_recipe,
     predict_recipe,
     read_shards,
@@ -28,11 +29,22 @@ from pipeline.dataset.plan import (
     train_recipe,
     predicting_part,
     training_part,
+    write_notes,
     write_plan,
 )
 from pipeline.lock import hold
+from pipeline.optical_flow.solve import jobs_share_a_gpu
+from pipeline.stores.heal import heal
+from pipeline.stores.imports import arrivals_file, count_arrivals
 from pipeline.stores.publish import write_if_changed
-from stages.manifest import demo_folder, digest, find
+from stages.manifest import (
+    demo_folder,
+    digest,
+    find,
+    remarks,
+    select,
+    unofficial_annotations,
+)
 
 
 def prepare(checked):
@@ -48,10 +60,18 @@ def prepare(checked):
     if checked.dataset == "demo":
         hold(lock)
         make_demo(checked)
-    found = find(checked)
+    notes = unofficial_annotations(checked)
+    listing = find(checked)
+    videos = select(listing, checked)
     hold(lock)
-    found = digest(found, cache=plan / "digests.sqlite")
-    return write_plan(found, shards=checked.shards, folder=plan)
+    for remark in (*notes, *remarks(listing), *heal(checked)):
+        print(remark, file=sys.stderr)
+    videos = digest(videos, cache=plan / "digests.sqlite", image_fps=checked.image_fps)
+    write_notes(listing, unofficial=notes, folder=plan)
+    shards = write_plan(videos, shards=checked.shards, folder=plan)
+    for remark in count_arrivals(checked, RECIPES, shards):
+        print(remark, file=sys.stderr)
+    return shards
 
 
 def make_demo(checked):
@@ -89,23 +109,33 @@ WORK = CONFIG.work_dir
 PLAN = WORK / "plan"
 PYTHON = shlex.quote(sys.executable)
 COMPUTE = canonical(CONFIG.compute)
+# Told to jobs outside of their params: where artifacts are found changes no result, so it runs nothing again.
+SHARING = f"--sharing {shlex.quote(canonical(CONFIG.store))} --damaged {shlex.quote(str(WORK / 'damaged'))}"
 TRAIN_THREADS = CONFIG.compute.devices * (
     CONFIG.compute.threads + CONFIG.compute.workers
 )
 # A GPU is asked for where there is one here, or where the configuration says that jobs will find one.
 GPU = CONFIG.compute.accelerator == "cuda" or (
-    CONFIG.compute.accelerator == "auto" and Path("/dev/nvidia0").exists()
+    CONFIG.compute.accelerator == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))
 )
 STORES = CONFIG.stores
 
 
 def on_gpu(section):
-    """1 if jobs of this flow section solve on a GPU. Several share one, because decoding takes a core for each."""
-    return int(GPU and section.backend in ("auto", "torch", "triton"))
+    """1 if jobs of this flow section solve on a GPU. Several share one, because decoding takes a core for each.
+
+    Where the solver runs is not training's `accelerator` to say, but `cuda` promises that jobs will find a GPU. Only
+    the main process counts resources.
+    """
+    if section.imported is not None or not workflow.is_main_process:
+        return 0
+    promised = CONFIG.compute.accelerator == "cuda"
+    return int(jobs_share_a_gpu(section.backend, promised=promised))
 
 
 MANIFEST = f"{WORK}/manifest-{RECIPES['probe']}.tsv"
 RESULTS = f"{WORK}/results.json"
+NOTES = f"{PLAN}/{NOTES_FILE}"
 REPORT = f"{WORK}/report.html"
 
 
@@ -117,12 +147,15 @@ def receipts(stage):
     return [f"{receipts_folder(stage)}/{shard}.json" for shard in SHARDS]
 
 
+def arrivals(stage):
+    """What a job on imported flow waits for; nothing where flow is computed."""
+    if getattr(CONFIG, stage).imported is None:
+        return []
+    return str(arrivals_file(PLAN, stage, RECIPES[stage], "{shard}"))
+
+
 def store(stage):
-    return (
-        f"{WORK}/stores/flow"
-        if stage in ("flow", "warped_flow")
-        else f"{WORK}/stores/{stage}-{RECIPES[stage]}"
-    )
+    return str(CONFIG.store_folder(stage, RECIPES[stage]))
 
 
 def index_file(stage):

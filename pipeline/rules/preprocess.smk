@@ -33,14 +33,14 @@ rule manifest:
         f"{WORK}/benchmarks/manifest/all-{RECIPES['probe']}.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=4000,  # 2.4 GB for a million videos, which are all in memory at once
     params:
         version=VERSIONS["manifest"],
         receipts=receipts_folder("probe"),
         splits=list(CONFIG.splits),
     shell:
         "{PYTHON} -m stages.manifest --plan {PLAN:q} --receipts {params.receipts:q} --splits {params.splits}"
-        " --max-quarantined {CONFIG.max_quarantined} --out {output:q} 2> {log:q}"
+        " --max-quarantined {CONFIG.max_quarantined} --on-error {CONFIG.on_error} --out {output:q} 2> {log:q}"
 
 
 rule frames:
@@ -60,12 +60,13 @@ rule frames:
         settings=canonical(CONFIG.frames),
     shell:
         "{PYTHON} -m stages.frames --shard {input:q} --store {params.store:q} --params {params.settings:q}"
-        " --on-error {CONFIG.on_error} --receipt {output:q} 2> {log:q}"
+        " --on-error {CONFIG.on_error} {SHARING} --receipt {output:q} 2> {log:q}"
 
 
 rule flow:
     input:
-        f"{receipts_folder('probe')}/{{shard}}.json",
+        arrivals=arrivals("flow"),
+        probed=f"{receipts_folder('probe')}/{{shard}}.json",
     output:
         f"{receipts_folder('flow')}/{{shard}}.json",
     log:
@@ -80,15 +81,16 @@ rule flow:
         store=store("flow"),
         settings=canonical(CONFIG.flow),
     shell:
-        "{PYTHON} -m stages.flow --shard {input:q} --store {params.store:q} --params {params.settings:q}"
-        " --on-error {CONFIG.on_error} --receipt {output:q} 2> {log:q}"
+        "{PYTHON} -m stages.flow --shard {input.probed:q} --store {params.store:q} --params {params.settings:q}"
+        " --on-error {CONFIG.on_error} {SHARING} --receipt {output:q} 2> {log:q}"
 
 
 if "warped_flow" in STORES:
 
     rule warped_flow:
         input:
-            f"{receipts_folder('probe')}/{{shard}}.json",
+            arrivals=arrivals("warped_flow"),
+            probed=f"{receipts_folder('probe')}/{{shard}}.json",
         output:
             f"{receipts_folder('warped_flow')}/{{shard}}.json",
         log:
@@ -103,8 +105,8 @@ if "warped_flow" in STORES:
             store=store("warped_flow"),
             settings=canonical(CONFIG.warped_flow),
         shell:
-            "{PYTHON} -m stages.warped_flow --shard {input:q} --store {params.store:q} --params {params.settings:q}"
-            " --on-error {CONFIG.on_error} --receipt {output:q} 2> {log:q}"
+            "{PYTHON} -m stages.warped_flow --shard {input.probed:q} --store {params.store:q} --params {params.settings:q}"
+            " --on-error {CONFIG.on_error} {SHARING} --receipt {output:q} 2> {log:q}"
 
 
 # One rule for each store, because the receipts that it gathers differ.

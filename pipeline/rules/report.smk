@@ -28,6 +28,7 @@ rule report:
         manifest=MANIFEST,
         results=RESULTS,
         runs=RUNS,
+        notes=NOTES,
         indexes=[index_file(stage) for stage in STORES],
         histories=[
             f"{run['folder']}/history.csv"
@@ -54,4 +55,5 @@ rule report:
         benchmarks=f"{WORK}/benchmarks",
     shell:
         "{PYTHON} -m stages.report --config {params.config:q} --manifest {input.manifest:q} --results {input.results:q}"
-        " {params.indexes:q} --runs {input.runs:q} --benchmarks {params.benchmarks:q} --out {output:q} 2> {log:q}"
+        " {params.indexes:q} --runs {input.runs:q} --notes {input.notes:q}"
+        " --benchmarks {params.benchmarks:q} --damaged {WORK}/damaged --out {output:q} 2> {log:q}"

@@ -26,7 +26,7 @@ for name, experiment in CONFIG.experiments.items():
         shell:
             "{PYTHON} -m stages.train --manifest {input.manifest:q} --index {input.index:q}"
             " --experiment {params.experiment:q} --compute {COMPUTE:q}"
-            " --split {wildcards.split} --seed {wildcards.seed} --out {params.folder:q} 2> {log:q}"
+            " --split {wildcards.split} --seed {wildcards.seed} {SHARING} --out {params.folder:q} 2> {log:q}"
 
     rule:
         name:
@@ -50,7 +50,7 @@ for name, experiment in CONFIG.experiments.items():
         shell:
             "{PYTHON} -m stages.predict --manifest {input.manifest:q} --index {input.index:q} --checkpoint {input.model:q}"
             " --experiment {params.experiment:q} --compute {COMPUTE:q}"
-            " --split {wildcards.split} --out {output:q} 2> {log:q}"
+            " --split {wildcards.split} {SHARING} --out {output:q} 2> {log:q}"
 
 
 rule baseline:
@@ -68,4 +68,4 @@ rule baseline:
         mem_mb=2000,
     shell:
         "{PYTHON} -m stages.baseline --manifest {input.manifest:q} --index {input.index:q}"
-        " --split {wildcards.split} --out {output:q} 2> {log:q}"
+        " --split {wildcards.split} {SHARING} --out {output:q} 2> {log:q}"

@@ -10,13 +10,18 @@ zarr's fastest codec pipeline and, unlike that one's thread pool, works in the f
 Warped flow has a file ``pairs.npz`` in the array's folder, which plain zarr does not look at: what was found out about
 each pair, one row a field.
 
+Every byte is covered by a checksum: chunks and shard indexes by zarr's crc32c, ``zarr.json`` by its attribute
+``checksum`` (of the canonical JSON without it, which is how the file is written), ``pairs.npz`` by ``pairs_crc32c``.
+
 Shapes: T frames of the video; H W height and width of the flow.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,32 +29,38 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import zarr
-from numcodecs import blosc
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from pipeline.stores.publish import atomic_folder
+from pipeline.stores.archive import extract, pack_array
+from pipeline.stores.checksum import crc32c, seal, unseal
+from pipeline.stores.damage import DamagedArtifact, damaged
+from pipeline.stores.members import ArrayArchive, ArrayFolder, Files
+from pipeline.stores.provenance import check_address, refuse_other
+from pipeline.stores.publish import TEMPORARY, atomic_folder
+from pipeline.stores.sharding import Layout, check_shards, layout, read_chunks
+from pipeline.stores.shared import SharedStore
 
 SHARD_BYTES = 96 << 20
 """Uncompressed bytes of the fields in one shard file: 578 fields of 340x256. Bounds the memory of a writer."""
+SHARD_FIELDS = 1024
+"""Most fields in one shard file: however small they are, each costs a writer some 7 KB, and a reader 16 B of index."""
 
-_ENTRY_BYTES = 16  # of the index at a shard's end: offset and size of each chunk
-_CHECKSUM_BYTES = 4
-_CACHED_LAYOUTS = 20_000
+_CACHED_ARRAYS = 4096
+_METADATA = "zarr.json"
 _PAIRS = "pairs.npz"
+_PAIRS_CHECKSUM = "pairs_crc32c"
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """What reading needs to know of an array."""
+class _Array:
+    """An array that was opened and found to be what was asked for."""
 
-    fields: int
-    height: int
-    width: int
-    fields_per_shard: int
+    files: Files
+    layout: Layout
+    attributes: dict[str, Any]
 
 
 class FlowStore:
@@ -59,20 +70,31 @@ class FlowStore:
         root: the folder of the store.
         parameters: settings that every array read must have been made with; the flow section of the configuration.
             A store that only writes needs none.
+        provenance: other attributes that every array read must have, as its stage and that stage's version.
+        shared: where arrays that are not in the folder are read in place.
     """
 
-    def __init__(self, root: Path, *, parameters: dict[str, Any] | None = None) -> None:
-        self._root = root
+    def __init__(
+        self,
+        root: Path,
+        *,
+        parameters: dict[str, Any] | None = None,
+        provenance: dict[str, Any] | None = None,
+        shared: SharedStore | None = None,
+    ) -> None:
+        self.root = root
         self._parameters = parameters
-        self._layouts: dict[str, _Layout] = {}
+        self._provenance = provenance or {}
+        self._shared = shared
+        self._arrays: dict[str, _Array] = {}
 
     def path(self, key: str) -> Path:
         """Folder of the array of a key."""
-        return self._root / key[:2] / key
+        return self.root / key[:2] / key
 
     def has(self, key: str) -> bool:
-        """True if the array is there; what is there is whole."""
-        return (self.path(key) / "zarr.json").is_file()
+        """True if the array is in the folder; what is there is whole."""
+        return (self.path(key) / _METADATA).is_file()
 
     def write(
         self,
@@ -86,9 +108,10 @@ class FlowStore:
 
         Args:
             key: artifact key.
-            fields: quantised flow, each (2, H, W) uint8; taken one at a time, at most ``SHARD_BYTES`` are held. If it
+            fields: quantised flow, each (2, H, W) uint8; taken one at a time, at most a shard is held. If it
                 raises, nothing is written.
             describe: called after the last field with their number; returns the attributes, JSON values only.
+                ``artifact_key`` is added.
             pairs: called after that; returns arrays with one row a field, to be kept beside the flow. None by default.
 
         Returns:
@@ -101,7 +124,7 @@ class FlowStore:
         first = next(fields, None)
         if first is None:
             raise ValueError(f"no flow field was given for {key}; flow needs two frames at least")
-        capacity = max(1, SHARD_BYTES // first.nbytes)
+        capacity = max(1, min(SHARD_FIELDS, SHARD_BYTES // first.nbytes))
         block = list(islice(chain([first], fields), capacity))
         with atomic_folder(self.path(key)) as folder:
             array = _create(folder, block[0].shape, fields_per_shard=len(block))
@@ -111,84 +134,187 @@ class FlowStore:
                 array[count : count + len(block)] = np.stack(block)
                 count += len(block)
                 block = list(islice(fields, capacity))
-            attributes = describe(count)
-            array.update_attributes(attributes)
+            attributes = {**describe(count), "artifact_key": key}
             if found := pairs():
-                np.savez(folder / _PAIRS, **found)  # type: ignore[arg-type]
+                attributes[_PAIRS_CHECKSUM] = _write_pairs(folder / _PAIRS, found)
+            array.update_attributes(attributes)
+            metadata = json.loads((folder / _METADATA).read_bytes())
+            (folder / _METADATA).write_bytes(seal(metadata, part="attributes"))
         return attributes
 
     def pairs(self, key: str) -> dict[str, NDArray[Any]]:
         """What is kept beside the flow of a key, arrays with one row a field; nothing for plain flow.
 
         Raises:
-            ValueError: there is no such array, or the file beside it is damaged.
+            DamagedArtifact: the array or the file beside it is missing or damaged.
         """
-        self._metadata(key)
-        path = self.path(key) / _PAIRS
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return dict(archive)
-        except FileNotFoundError:
+        array = self._open(key)
+        if _PAIRS_CHECKSUM not in array.attributes:
             return {}
-        except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is damaged ({error}); delete its array and run the flow stage again") from None
+        try:
+            with np.load(io.BytesIO(_read_pairs(array)), allow_pickle=False) as archive:
+                return dict(archive)
+        except (EOFError, FileNotFoundError, ValueError, zipfile.BadZipFile) as error:
+            raise damaged("flow", key=key, file=array.files.where, reason=error) from None
 
     def attributes(self, key: str) -> dict[str, Any]:
         """What is known of an array: how, from what and with what it was made.
 
         Raises:
-            ValueError: there is no such array.
+            DamagedArtifact: it is missing or damaged.
+            ValueError: it was made otherwise than this store was opened for.
         """
-        attributes: dict[str, Any] = self._metadata(key)["attributes"]
-        return attributes
+        return self._open(key).attributes
 
-    def read(self, key: str, start: int, stop: int) -> NDArray[np.uint8]:
+    def read(self, key: str, start: int, stop: int, *, source: str | None = None) -> NDArray[np.uint8]:
         """Read some consecutive fields.
 
         Args:
             key: artifact key.
             start: first field, >= 0.
             stop: end of the half-open interval, start < stop <= T-1.
+            source: digest of the video that the flow must have been made from; None asks for none.
 
         Returns:
             (stop-start, 2, H, W) uint8.
 
         Raises:
-            ValueError: the array is missing, damaged, made with other parameters than this store was opened for, or
-                does not have these fields.
+            DamagedArtifact: the array is missing or damaged.
+            ValueError: it was made otherwise than asked for, or does not have these fields.
+            OSError: the shared store cannot be reached.
         """
-        layout = self._layouts.get(key) or self._open(key)
-        if not 0 <= start < stop <= layout.fields:
-            raise ValueError(f"fields {start} to {stop} were asked for; flow {key} has fields 0 to {layout.fields}")
-        flow = np.empty((stop - start, 2, layout.height, layout.width), np.uint8)
-        for shard in range(start // layout.fields_per_shard, (stop - 1) // layout.fields_per_shard + 1):
-            begin = shard * layout.fields_per_shard
-            low, high = max(start, begin), min(stop, begin + layout.fields_per_shard)
-            path = self.path(key) / "c" / str(shard) / "0" / "0" / "0"
-            _read_shard(path, low - begin, flow[low - start : high - start], chunks=layout.fields_per_shard)
+        array = self._arrays.get(key) or self._open(key)
+        if source is not None:
+            refuse_other("flow", key, found=array.attributes, wanted={"source_digest": source})
+        if not 0 <= start < stop <= array.layout.count:
+            last = array.layout.count
+            raise ValueError(f"fields {start} to {stop} were asked for; flow {key} has fields 0 to {last}")
+        flow = np.empty((stop - start, *array.layout.chunk), np.uint8)
+        try:
+            read_chunks(array.files, start, flow, layout=array.layout)
+        except ValueError as error:
+            self._arrays.pop(key, None)
+            raise damaged("flow", key=key, file=array.files.where, reason=error) from None
         return flow
 
-    def _open(self, key: str) -> _Layout:
-        """Check an array's parameters and remember its layout."""
-        metadata = self._metadata(key)
-        made_with = metadata["attributes"].get("parameters", {})
-        wanted = self._parameters if self._parameters is not None else made_with
-        if made_with != wanted:
-            names = [n for n in sorted({*made_with, *wanted}) if made_with.get(n) != wanted.get(n)]
-            told = ", ".join(f"{n} {made_with.get(n)!r} where {wanted.get(n)!r} is wanted" for n in names)
-            raise ValueError(f"flow {key} was made with {told}; use the index of this experiment's own flow")
-        if len(self._layouts) >= _CACHED_LAYOUTS:
-            self._layouts.clear()
-        self._layouts[key] = _layout(metadata, key)
-        return self._layouts[key]
+    def verify(self, key: str) -> int:
+        """Check every byte of an array, and that its address is the one of what it says of itself.
 
-    def _metadata(self, key: str) -> dict[str, Any]:
-        path = self.path(key) / "zarr.json"
+        Returns:
+            Number of bytes.
+
+        Raises:
+            DamagedArtifact: one is not as it was written, or a file is missing or too many.
+        """
+        self._arrays.pop(key, None)
+        array = self._open(key)
         try:
-            metadata: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError):
-            raise ValueError(f"there is no flow {key} in {self._root}; run the flow stage again") from None
-        return metadata
+            check_address(key, array.attributes)
+            return _check_bytes(array)
+        except (FileNotFoundError, ValueError) as error:
+            raise damaged("flow", key=key, file=array.files.where, reason=error) from None
+
+    def pack(self, key: str, archive: Path) -> None:
+        """Write an array of the folder as one file, after a check of every byte.
+
+        Raises:
+            DamagedArtifact: it is missing or damaged.
+        """
+        self.verify(key)
+        pack_array(self.path(key), archive)
+
+    def adopt(self, key: str, archive: Path) -> None:
+        """Take an array that ``pack`` wrote, here or elsewhere, into the folder, atomically, after a check.
+
+        Raises:
+            DamagedArtifact: the archive is damaged, or is not the array of this key; nothing is taken.
+        """
+        try:
+            with atomic_folder(self.path(key)) as folder:
+                extract(archive, folder)
+                array = _load(ArrayFolder(folder), key)
+                if other := array.files.names() ^ _names(array):
+                    raise ValueError(f"it lacks {min(other)}, or holds it without need")
+        except (FileNotFoundError, ValueError) as error:
+            raise damaged("flow", key=key, file=archive, reason=error) from None
+
+    def remove(self, key: str) -> None:
+        """Delete an array from the folder, if it is there."""
+        self._arrays.pop(key, None)
+        path, gone = self.path(key), self.path(key).with_name(f"{TEMPORARY}{key}")
+        shutil.rmtree(gone, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(gone)  # never to be seen half deleted
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _open(self, key: str) -> _Array:
+        """Find an array, check what it says of itself, and remember it."""
+        try:
+            array = _load(self._files(key), key)
+        except FileNotFoundError:
+            places = str(self.root) if self._shared is None else f"{self.root} or {self._shared.url}"
+            raise DamagedArtifact(f"there is no flow {key} in {places}; run again and it is made") from None
+        except ValueError as error:
+            raise damaged("flow", key=key, file=self.path(key), reason=error) from None
+        if self._parameters is not None:
+            made_with = array.attributes.get("parameters", {})
+            refuse_other("flow", key, found=made_with, wanted=self._parameters, all_of=True)
+        refuse_other("flow", key, found=array.attributes, wanted=self._provenance)
+        if len(self._arrays) >= _CACHED_ARRAYS:
+            self._arrays.clear()
+        self._arrays[key] = array
+        return array
+
+    def _files(self, key: str) -> Files:
+        if self._shared is None or self.has(key):
+            return ArrayFolder(self.path(key))
+        return ArrayArchive(self._shared, "flow", key)
+
+
+def _load(files: Files, key: str) -> _Array:
+    """What an array says of itself. Raises FileNotFoundError or ValueError."""
+    with files.open(_METADATA) as file:
+        metadata = unseal(file.read(0, file.size), part="attributes")
+    attributes: dict[str, Any] = metadata["attributes"]
+    if attributes.get("artifact_key") != key:
+        raise ValueError(f"it is the array {attributes.get('artifact_key')}")
+    return _Array(files, layout(metadata, data_type="uint8"), attributes)
+
+
+def _names(array: _Array) -> set[str]:
+    """Of the files that it must have, and no other."""
+    names = {_METADATA, *map(array.layout.file, range(array.layout.shards))}
+    return names | {_PAIRS} if _PAIRS_CHECKSUM in array.attributes else names
+
+
+def _check_bytes(array: _Array) -> int:
+    """Check all but the metadata, which was checked when it was read. Raises FileNotFoundError or ValueError."""
+    if other := array.files.names() ^ _names(array):
+        raise ValueError(f"{min(other)} is missing, or is none of its files")
+    check_shards(array.files, layout=array.layout)
+    if _PAIRS_CHECKSUM in array.attributes:
+        _read_pairs(array)
+    sizes = []
+    for name in _names(array):
+        with array.files.open(name) as file:
+            sizes.append(file.size)
+    return sum(sizes)
+
+
+def _write_pairs(path: Path, pairs: dict[str, NDArray[Any]]) -> str:
+    """Write the file and return its checksum."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **pairs)  # type: ignore[arg-type]
+    path.write_bytes(buffer.getvalue())
+    return crc32c(buffer.getvalue())
+
+
+def _read_pairs(array: _Array) -> bytes:
+    with array.files.open(_PAIRS) as file:
+        data = file.read(0, file.size)
+    if crc32c(data) != array.attributes[_PAIRS_CHECKSUM]:
+        raise ValueError(f"{_PAIRS}: its checksum is wrong")
+    return data
 
 
 def _create(folder: Path, field_shape: tuple[int, ...], *, fields_per_shard: int) -> Any:
@@ -206,54 +332,3 @@ def _create(folder: Path, field_shape: tuple[int, ...], *, fields_per_shard: int
         dimension_names=("time", "channel", "height", "width"),
         config={"write_empty_chunks": True},  # a field of zeros is a field, not a hole
     )
-
-
-def _layout(metadata: dict[str, Any], key: str) -> _Layout:
-    """Sizes from zarr's own metadata; refuses an array whose bytes are not laid out as ``_create`` asks."""
-    try:
-        fields, _, height, width = metadata["shape"]
-        fields_per_shard = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
-        (sharding,) = metadata["codecs"]
-        inner = sharding["configuration"]
-        names = [codec["name"] for codec in inner["codecs"]]
-        index = [codec["name"] for codec in inner["index_codecs"]]
-        ours = (
-            metadata["data_type"] == "uint8"
-            and inner["chunk_shape"] == [1, 2, height, width]
-            and names == ["bytes", "blosc", "crc32c"]
-            and index == ["bytes", "crc32c"]
-            and inner.get("index_location", "end") == "end"
-        )
-    except (KeyError, TypeError, ValueError):
-        ours = False
-    if not ours:
-        raise ValueError(f"flow {key} is not laid out as this version writes it; delete it and run the flow stage")
-    return _Layout(fields, height, width, fields_per_shard)
-
-
-def _read_shard(path: Path, start: int, out: NDArray[np.uint8], *, chunks: int) -> None:
-    """Fill ``out`` with the fields from ``start`` on of a shard file that has room for ``chunks`` of them.
-
-    Zarr's sharding codec: chunks, then offset and size of each as little-endian uint64, then a checksum of that index.
-    A wrong index entry is noticed by the checksum of the chunk that it leads to.
-    """
-    blosc.use_threads = False  # decode in the caller: a thread pool would not survive a fork
-    try:
-        with path.open("rb", buffering=0) as file:
-            descriptor = file.fileno()
-            index = os.fstat(descriptor).st_size - _CHECKSUM_BYTES - chunks * _ENTRY_BYTES
-            entries = os.pread(descriptor, len(out) * _ENTRY_BYTES, index + start * _ENTRY_BYTES)
-            for field, (offset, size) in zip(out, np.frombuffer(entries, "<u8").reshape(-1, 2).tolist(), strict=True):
-                if offset + size > index:
-                    raise ValueError("its index leads nowhere")
-                blosc.decompress(_checked(os.pread(descriptor, size, offset)), field)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete its array and run the flow stage again") from None
-
-
-def _checked(chunk: bytes) -> bytes:
-    """The content of a chunk, without the CRC32C after it."""
-    content, checksum = chunk[:-_CHECKSUM_BYTES], chunk[-_CHECKSUM_BYTES:]
-    if google_crc32c.value(content) != int.from_bytes(checksum, "little"):
-        raise ValueError("a checksum is wrong")
-    return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
@@ -12,13 +13,14 @@ from typing import BinaryIO
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished work; safe to delete when no run is active."""
+_NAME_LENGTH = 50
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path`` for writing; it takes the place of ``path`` when the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
@@ -27,6 +29,28 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def unfinished(path: Path) -> list[Path]:
+    """What ``atomic_file`` has written of a file and not put in its place, because it was killed or is at work."""
+    return sorted(path.parent.glob(f"{glob.escape(_prefix(path))}*"))
+
+
+def _prefix(path: Path) -> str:
+    """Of the temporary names of a file, cut so that they are no longer than file systems allow."""
+    return f"{TEMPORARY}{path.name[:_NAME_LENGTH]}-"
+
+
+@contextlib.contextmanager
+def temporary_file(folder: Path) -> Iterator[Path]:
+    """Yield an empty file with a temporary name; it is gone after the block, unless it was moved to its place."""
+    descriptor, name = tempfile.mkstemp(dir=folder, prefix=TEMPORARY)
+    os.close(descriptor)
+    try:
+        yield Path(name)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from pipeline.config import Config, FlowConfig, canonical, load, main
+from pipeline.dataset.plan import stage_recipes
+from pipeline.dataset.sources import KEYS, Dataset
 from pipeline.optical_flow.params import TVL1Params
 
 MINIMAL: dict[str, Any] = {"name": "x", "dataset": "class_folders", "videos": "somewhere"}
@@ -89,6 +91,19 @@ def test_canonical_text_reads_back() -> None:
         ({"flow": {"size": [9, 9], "variant": "opencv24-cuda", "scale_step": 0.8}}, "it must be 0.5 for variant"),
         ({"flow": {"size": [2, 9]}}, "flow needs frames of at least 3 x 3 pixels"),
         ({"dataset": "demo"}, "dataset demo renders its own videos"),
+        ({"dataset": "ucf101"}, "dataset: ucf101 needs the key 'annotations'; set it in the file or by --config anno"),
+        ({"dataset": "kinetics"}, "dataset is 'kinetics': input should be 'demo', 'class_folders'"),
+        (
+            {"annotations": "lists"},
+            "dataset: class_folders does not read the key 'annotations', which is for ucf101, hm",
+        ),
+        ({"allow_missing": True}, "dataset: class_folders does not read the key 'allow_missing'"),
+        (
+            {"dataset": "ut_interaction", "test_fraction": 0.5},
+            "'test_fraction', which is for class_folders, csv; remove",
+        ),
+        ({"dataset": "hmdb51", "annotations": "x", "trimmed": "y"}, "'trimmed', which is for thumos14; remove it"),
+        ({"image_fps": 0}, "image_fps is 0: input should be greater than 0"),
         (
             {"experiments": {"rgb": {"modality": "frames", "model": {"partial_bn": True}}}},
             "partial_bn would freeze untrained statistics",
@@ -114,6 +129,14 @@ def test_a_wrong_key_or_value_is_one_clear_sentence(change: dict[str, Any], sent
         load({**MINIMAL, **change})
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dataset", get_args(Dataset))
+def test_every_dataset_can_be_configured(dataset: str) -> None:
+    """With the keys that it needs alone, and then written out in full, as the report reads it."""
+    needed = dict.fromkeys(KEYS[dataset].needed, "somewhere")
+    config = load({"name": "x", "dataset": dataset, **needed})
+    assert load(json.loads(canonical(config))) == config
 
 
 def test_missing_name() -> None:
@@ -187,3 +210,28 @@ def test_warped_flow_is_kept_only_if_a_stream_reads_it() -> None:
     stream = {"modality": "warped_flow"}
     assert load(MINIMAL).stores == ("frames", "flow")
     assert load({**MINIMAL, "experiments": {"a": stream}}).stores == ("frames", "flow", "warped_flow")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"mode": "read-write"}, "store: mode: read-write has nothing to write to; set shared"),
+        ({"shared": "https://host/x", "mode": "read-write"}, "store: https://host/x can only be read; set mode: read"),
+        ({"access": "inplace"}, "store.access is 'inplace'"),
+        ({"share": "x"}, "unknown key 'store.share'; the nearest known key is 'shared'"),
+    ],
+)
+def test_wrong_settings_of_the_store(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        load({**MINIMAL, "store": settings})
+    assert str(caught.value).startswith(sentence)
+
+
+def test_where_the_stores_lie() -> None:
+    alone = load(MINIMAL)
+    assert alone.store_folder("flow", "r") == alone.store_folder("warped_flow", "s") == Path("work/x/stores/flow")
+    assert alone.store_folder("frames", "r") == Path("work/x/stores/frames-r")
+    common = load({**MINIMAL, "store": {"local": "big/disk"}})
+    assert common.store_folder("flow", "r") == Path("big/disk/flow")
+    assert common.store_folder("frames", "r") == Path("big/disk/x/frames-r")  # buckets are one dataset's
+    assert stage_recipes(common) == stage_recipes(alone)

@@ -1,9 +1,15 @@
-"""A dataset small enough to train on in a second: three classes, told apart by movement and by colour."""
+"""What tests of stages share.
+
+A dataset small enough to train on in a second: three classes, told apart by movement and by colour. A finished project
+with stores, and the commands on them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +19,12 @@ import pytest
 
 from pipeline.config import ComputeConfig, ExperimentConfig
 from pipeline.dataset.manifest import Manifest, Video, write_manifest
-from pipeline.learning.loader import Index
+from pipeline.learning.readers import Index
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import ShardWriter
+from pipeline.stores.provenance import made_by
+from stages.store import main
+from tests.stages.store_project import make
 
 LABELS = ("left", "right", "up")
 VELOCITY_PX = {"left": (-4, 0), "right": (4, 0), "up": (0, -4)}
@@ -104,7 +113,7 @@ def _write_flow(folder: Path, videos: dict[str, np.ndarray]) -> None:
     facts: dict[str, dict[str, object]] = {}
     for name, fields in videos.items():
         key = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-        store.write(key, fields, describe=lambda count: {"parameters": parameters})
+        store.write(key, fields, describe=lambda count: {**made_by("flow"), "parameters": parameters})
         facts[name] = {"key": key, "frames": len(fields)}
     _write_index(folder, "flow", facts, parameters=parameters)
 
@@ -116,7 +125,8 @@ def _write_frames(folder: Path, videos: dict[str, np.ndarray]) -> None:
         writer = ShardWriter(file, folder=folder)
         for name, frames in videos.items():
             jpegs = [cv2.imencode(".jpg", frame[..., ::-1])[1].tobytes() for frame in frames]
-            sample = writer.add(jpegs, metadata={"id": name, "artifact_key": name})
+            made = {**made_by("frames"), "parameters": {}}
+            sample = writer.add(jpegs, metadata={"id": name, "artifact_key": name, **made})
             facts[name] = {
                 "key": name, "shard": "00000.tar", "offset": sample.offset, "length": sample.length,
                 "frames": len(frames), "width": SIDE, "height": SIDE,
@@ -128,3 +138,34 @@ def _write_frames(folder: Path, videos: dict[str, np.ndarray]) -> None:
 def _write_index(folder: Path, stage: str, facts: dict[str, dict[str, object]], *, parameters: dict) -> None:
     index = {"stage": stage, "store": str(folder / stage), "parameters": parameters, "videos": facts, "quarantined": {}}
     (folder / f"{stage}.json").write_text(json.dumps(index))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[..., Path]) -> Path:
+    """A finished project. Do not change it: copy it."""
+    folder = tmp_path_factory.mktemp("store") / "base"
+    make(folder, make_clip)
+    return folder
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished project, in which the test works."""
+    shutil.copytree(finished, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    return tmp_path / "project"
+
+
+@pytest.fixture
+def store(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run one command; gives its exit status, 2 for a sentence in place of one, and what it said."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        sentence = isinstance(ended.value.code, str)
+        return (2, out, str(ended.value.code)) if sentence else (int(ended.value.code or 0), out, err)
+
+    return command

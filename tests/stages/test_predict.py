@@ -13,7 +13,7 @@ from models.build import build
 from models.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.config import ExperimentConfig, canonical
 from pipeline.dataset.manifest import Manifest
-from pipeline.learning import loader, transforms
+from pipeline.learning import readers, transforms
 from pipeline.learning.job import model_keywords
 from pipeline.learning.sampling import snippet_indices
 from pipeline.learning.sampling import test_positions as middle_positions
@@ -54,7 +54,7 @@ def by_hand(learnable: Any, experiment: ExperimentConfig, file: Path, name: str)
     index, sampling = learnable.index(experiment.modality), experiment.sampling
     frames = index["videos"][name]["frames"]
     positions = middle_positions(frames, snippet=sampling.snippet, segments=sampling.test_segments)
-    images = loader.open_reader(index).read(name, snippet_indices(positions, sampling.snippet, frames))
+    images = readers.open_reader(index).read(name, snippet_indices(positions, sampling.snippet, frames))
     views = transforms.fixed_views(
         images, size=sampling.input_size, crops=sampling.test_crops, flow=experiment.modality == "flow"
     )

@@ -24,8 +24,8 @@ from pipeline.config import FlowConfig, FramesConfig
 from pipeline.dataset.receipts import Receipt
 from pipeline.media.decode import gray_frames
 from pipeline.media.errors import UnusableVideo
-from pipeline.optical_flow.quantise import quantise
 from pipeline.optical_flow.params import TVL1Params
+from pipeline.optical_flow.quantise import quantise
 from pipeline.optical_flow.solve import solve
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import FrameShards, samples
@@ -177,6 +177,9 @@ def test_a_damaged_tar_is_made_again(clips: dict[str, dict[str, Any]], tmp_path:
     tar = tmp_path / "frames" / "7.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[: len(whole) // 2])
+    assert status(pack([clips["a.x"], clips["b"]], tmp_path)) == {"a.x": "reused", "b": "done"}
+    assert tar.read_bytes() == whole
+    tar.write_bytes(whole[: len(whole) // 8])
     assert status(pack([clips["a.x"], clips["b"]], tmp_path)) == {"a.x": "done", "b": "done"}
     assert tar.read_bytes() == whole
 

@@ -5,6 +5,7 @@ Jobs are counted from Snakemake's own table, videos from the receipts that a run
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import imageio_ffmpeg
+import psutil
 import yaml
 
 CODE = ("Snakefile", "pipeline", "models", "stages", "profiles", "config")
@@ -164,3 +166,19 @@ def make_project(folder: Path, root: Path) -> Project:
     project.write_rows(rows)
     (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
     return project
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to Snakemake and everything it started."""
+
+    def family() -> list[psutil.Process]:
+        try:
+            return [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        except psutil.NoSuchProcess:
+            return []
+
+    for act in (psutil.Process.suspend, psutil.Process.kill):  # suspended first, so that none starts another meanwhile
+        for member in family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                act(member)
+    process.wait()

@@ -148,7 +148,7 @@ def test_equal_settings_written_otherwise_run_nothing(project: Project) -> None:
 
 
 def test_bumping_a_version_recomputes_that_stage(project: Project) -> None:
-    edit_code(project, "pipeline/dataset/keys.py", '"flow": 1', '"flow": 2')
+    edit_code(project, "pipeline/dataset/keys.py", '"flow": 2', '"flow": 3')
     run = project.run()
     assert run.computed == Counter({"flow": 8})
     assert set(run.jobs) == {"flow", "index_flow"}

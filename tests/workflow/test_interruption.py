@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pipeline.dataset.manifest import read_manifest
-from tests.workflow.project import Project, Run, environment
+from tests.workflow.project import Project, Run, environment, kill_tree
 
 MOMENTS: dict[str, Callable[[Path], bool]] = {
     "first receipt": lambda work: any(work.glob("receipts/probe-*/*.json")),
@@ -22,19 +21,9 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to Snakemake and everything it started."""
-    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    for member in family:
-        member.suspend()  # so that none can start another one meanwhile
-    for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        member.kill()
-    process.wait()
-
-
 @pytest.mark.parametrize(
     "moment",
-    [pytest.param(moment, marks=pytest.mark.slow if moment == "first receipt" else ()) for moment in MOMENTS],
+    [pytest.param(moment, marks=() if moment == "in training" else pytest.mark.slow) for moment in MOMENTS],
 )
 def test_kill_at_any_moment_and_run_again(moment: str, trained: tuple[Project, Run], fresh: Project) -> None:
     reached = MOMENTS[moment]

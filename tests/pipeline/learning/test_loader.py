@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,8 +17,6 @@ from torch.utils.data import DataLoader
 from pipeline.dataset.manifest import Manifest, Video
 from pipeline.learning import loader, sampling
 from pipeline.learning.loader import Clip, ScoringSnippets, TrainingBatches, TrainingSnippets
-from pipeline.stores.flow import FlowStore
-from pipeline.stores.frames import ShardWriter
 
 LENGTHS = {"a": 30, "b": 3, "c": 17, "d": 60, "e": 9}
 CLIPS = [Clip(name, number % 2, frames) for number, (name, frames) in enumerate(LENGTHS.items())]
@@ -61,37 +56,6 @@ def test_channels_are_x1_y1_x2_y2_of_consecutive_fields() -> None:
         for snippet, position in zip(snippets, positions.tolist(), strict=True):
             fields = [min(position + i, clip.frames - 1) for i in range(5)]
             assert snippet[:, 0, 0].tolist() == [2 * field + c for field in fields for c in (0, 1)]
-
-
-INDICES = np.array([[0, 1], [5, 6], [6, 7], [19, 19], [2, 0]])
-
-
-def test_the_flow_reader_gives_the_stored_fields(tmp_path: Path, rng: np.random.Generator) -> None:
-    fields = rng.integers(0, 256, (20, 2, 8, 10), dtype=np.uint8)
-    FlowStore(tmp_path).write("k" * 32, fields, describe=lambda count: {"parameters": {"bound": 20.0}})
-    made = {"parameters": {"bound": 20.0}, "videos": {"a": {"key": "k" * 32, "frames": 20}}}
-    table: Any = index() | {"store": str(tmp_path)} | made
-    np.testing.assert_array_equal(loader.open_reader(table).read("a", INDICES), fields[INDICES])
-    with pytest.raises(ValueError, match=r"bound 20\.0 where 10\.0 is wanted"):
-        loader.open_reader(table | {"parameters": {"bound": 10.0}}).read("a", INDICES)
-
-
-def test_the_frame_reader_gives_the_stored_frames_in_rgb(tmp_path: Path, rng: np.random.Generator) -> None:
-    jpegs = [cv2.imencode(".jpg", rng.integers(0, 256, (16, 24, 3), dtype=np.uint8))[1] for _ in range(20)]
-    with (tmp_path / "00000.tar").open("w+b") as file:
-        writer = ShardWriter(file, folder=tmp_path)
-        sample = writer.add([jpeg.tobytes() for jpeg in jpegs], metadata={"id": "a", "artifact_key": "k"})
-        writer.finish()
-    facts = {"key": "k", "shard": "00000.tar", "offset": sample.offset, "length": sample.length, "frames": 20}
-    videos = {"a": facts | {"width": 24, "height": 16}}
-    found = loader.open_reader(index() | {"stage": "frames", "store": str(tmp_path), "videos": videos}).read(
-        "a", INDICES
-    )
-    assert found.shape == (5, 2, 3, 16, 24)
-    for place in np.ndindex(5, 2):
-        bgr = cv2.imdecode(jpegs[INDICES[place]], cv2.IMREAD_COLOR)
-        for channel in range(3):
-            np.testing.assert_array_equal(found[place][channel], bgr[..., 2 - channel])
 
 
 def test_draws_depend_on_seed_epoch_and_id_not_on_the_other_videos() -> None:
@@ -212,19 +176,3 @@ def test_select_takes_the_usable_videos_of_a_part_and_names_those_without_an_ent
 def test_select_refuses_what_cannot_be_trained_on(manifest: Manifest, part: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         loader.select(manifest, index("a"), split="split1", part=part)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "there is no index"),
-        ("{", "is not an index"),
-        ("{}", "is not an index"),
-        (json.dumps({"stage": "frames"}), "is an index of frames, but flow is needed"),
-    ],
-)
-def test_another_file_than_the_index_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "index.json").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        loader.read_index(tmp_path / "index.json", stage="flow")

@@ -15,9 +15,13 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs.checksum32 import CRC32C
 
+from pipeline.dataset.keys import artifact_key
 from pipeline.stores import flow as module
+from pipeline.stores.damage import DamagedArtifact
 from pipeline.stores.flow import FlowStore
+from pipeline.stores.provenance import made_by
 
 KEY = "ab" + "0" * 30
 PARAMETERS = {"bound": 20.0, "lambda": 0.15, "size": [12, 8]}
@@ -49,12 +53,12 @@ def test_plain_zarr_reads_what_was_written(count: int, tmp_path: Path) -> None:
     fields = write(tmp_path, count)
     array = zarr.open_array(tmp_path / "ab" / KEY, mode="r")
     assert (array[:] == fields).all()
-    assert dict(array.attrs) == describe(count)
+    assert dict(array.attrs).items() >= {**describe(count), "artifact_key": KEY}.items()
     store = FlowStore(tmp_path, parameters=PARAMETERS)
     assert (store.read(KEY, 0, count) == fields).all()
     assert store.has(KEY)
     assert not store.has("cd" + KEY[2:])
-    assert store.attributes(KEY) == describe(count)
+    assert store.attributes(KEY) == {**describe(count), "artifact_key": KEY}
 
 
 def test_a_short_video_is_one_shard_file(tmp_path: Path) -> None:
@@ -80,7 +84,7 @@ def test_what_is_known_of_the_pairs_is_kept_beside_the_flow(tmp_path: Path) -> N
         store.pairs("ef" + KEY[2:])
     file = tmp_path / "ab" / KEY / "pairs.npz"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"pairs.npz is damaged .*; delete its array and run the flow stage again"):
+    with pytest.raises(DamagedArtifact, match=rf"flow {KEY} in .* is damaged \(pairs.npz: its checksum is wrong\)"):
         store.pairs(KEY)
 
 
@@ -179,7 +183,7 @@ def test_an_array_of_another_layout_is_refused(tmp_path: Path) -> None:
         tmp_path / "ab" / ("ab" + "1" * 30), shape=(3, 2, 8, 12), chunks=(1, 2, 8, 12), dtype="uint8"
     )
     array[:] = 5
-    with pytest.raises(ValueError, match="not laid out"):
+    with pytest.raises(DamagedArtifact, match="as this version writes it"):
         FlowStore(tmp_path).read("ab" + "1" * 30, 0, 1)
 
 
@@ -187,7 +191,7 @@ def test_every_damaged_byte_of_a_field_is_noticed(tmp_path: Path) -> None:
     fields = write(tmp_path, 2)
     shard = tmp_path / "ab" / KEY / "c" / "0" / "0" / "0" / "0"
     whole, store = shard.read_bytes(), FlowStore(tmp_path)
-    for position in range(len(whole) - 4):  # the checksum of the index itself protects nothing that is read
+    for position in range(len(whole)):
         shard.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
         with pytest.raises(ValueError, match="damaged"):
             store.read(KEY, 0, 2)
@@ -213,6 +217,90 @@ def test_a_forked_reader_does_not_hang(tmp_path: Path) -> None:
     assert (pickle.loads(pickle.dumps(store)).read(KEY, 2, 7) == fields[2:7]).all()
 
 
-def test_attributes_are_plain_json(tmp_path: Path) -> None:
+def test_attributes_are_plain_json_and_their_checksum_is_of_the_rest(tmp_path: Path) -> None:
     write(tmp_path, 2)
-    assert json.loads((tmp_path / "ab" / KEY / "zarr.json").read_text())["attributes"] == describe(2)
+    metadata = json.loads((tmp_path / "ab" / KEY / "zarr.json").read_text())
+    checksum = metadata["attributes"].pop("checksum")
+    assert metadata["attributes"] == {**describe(2), "artifact_key": KEY}
+    text = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
+    (expected,) = np.frombuffer(CRC32C(location="end").encode(text)[-4:], "<u4")  # another implementation's
+    assert int(checksum, 16) == expected
+
+
+PROVENANCE = {**made_by("flow"), "parameters": PARAMETERS, "source_digest": "0" * 32}
+OWN_KEY = artifact_key("flow", PARAMETERS, "0" * 32)
+
+
+def write_warped(root: Path) -> FlowStore:
+    """An array of several shards with pairs beside it, under its own address."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "SHARD_BYTES", 3 * 2 * 8 * 12)
+        pairs = {"inliers": np.arange(7)}
+        FlowStore(root).write(OWN_KEY, iter(make_fields(7)), describe=lambda _: PROVENANCE, pairs=lambda: pairs)
+    return FlowStore(root)
+
+
+def test_verify_counts_every_byte(tmp_path: Path) -> None:
+    store = write_warped(tmp_path)
+    assert store.verify(OWN_KEY) == sum(map(len, content(store.path(OWN_KEY)).values()))
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "pairs.npz", "c/0/0/0/0", "c/2/0/0/0"])
+def test_verify_notices_any_damaged_byte_of_any_file(name: str, tmp_path: Path) -> None:
+    store = write_warped(tmp_path)
+    file = store.path(OWN_KEY) / name
+    whole = file.read_bytes()
+    for position in range(len(whole)):
+        flip = (0x01, 0x80, 0x2A)[position % 3]
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ flip]) + whole[position + 1 :])
+        with pytest.raises(DamagedArtifact, match=OWN_KEY):
+            store.verify(OWN_KEY)
+    for length in range(0, len(whole), 37):
+        file.write_bytes(whole[:length])
+        with pytest.raises(DamagedArtifact, match=OWN_KEY):
+            store.verify(OWN_KEY)
+    file.unlink()
+    with pytest.raises(DamagedArtifact, match=OWN_KEY):
+        store.verify(OWN_KEY)
+    file.write_bytes(whole)
+    store.verify(OWN_KEY)
+
+
+def test_verify_notices_what_does_not_belong(tmp_path: Path) -> None:
+    store = write_warped(tmp_path)
+    (store.path(OWN_KEY) / "c/0/0/0/1").write_bytes(b"")
+    with pytest.raises(DamagedArtifact, match="c/0/0/0/1"):
+        store.verify(OWN_KEY)
+    (store.path(OWN_KEY) / "c/0/0/0/1").unlink()
+    other = "cd" + OWN_KEY[2:]
+    store.path(other).parent.mkdir()
+    store.path(OWN_KEY).rename(store.path(other))
+    with pytest.raises(DamagedArtifact, match=f"it is the array {OWN_KEY}"):
+        store.verify(other)
+    store.write(KEY, iter(make_fields(2)), describe=lambda _: PROVENANCE)
+    with pytest.raises(DamagedArtifact, match=f"has the address {OWN_KEY}"):
+        store.verify(KEY)  # whole, but another array's
+
+
+def test_an_array_goes_into_an_archive_and_comes_out_the_same(tmp_path: Path) -> None:
+    store, other = write_warped(tmp_path / "one"), FlowStore(tmp_path / "two")
+    store.pack(OWN_KEY, tmp_path / "a.zip")
+    other.adopt(OWN_KEY, tmp_path / "a.zip")
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    with pytest.raises(DamagedArtifact, match="it is the array"):
+        other.adopt("cd" + OWN_KEY[2:], tmp_path / "a.zip")
+    whole = (tmp_path / "a.zip").read_bytes()
+    other.remove(OWN_KEY)
+    for position in range(0, len(whole), 5):
+        (tmp_path / "a.zip").write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(DamagedArtifact, match=OWN_KEY):
+            other.adopt(OWN_KEY, tmp_path / "a.zip")
+    assert content(tmp_path / "two") == {}
+
+
+def test_a_damaged_array_is_not_packed(tmp_path: Path) -> None:
+    store = write_warped(tmp_path)
+    (store.path(OWN_KEY) / "c/1/0/0/0").unlink()
+    with pytest.raises(DamagedArtifact, match="c/1/0/0/0"):
+        store.pack(OWN_KEY, tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()

@@ -18,8 +18,11 @@ import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.dataset.keys import artifact_key
 from pipeline.stores import frames as module
-from pipeline.stores.frames import FrameShards, Sample, ShardWriter, decode_id, encode_id, samples
+from pipeline.stores.damage import DamagedArtifact
+from pipeline.stores.frames import FrameShards, Sample, ShardWriter, check_shard, decode_id, encode_id, samples
+from pipeline.stores.provenance import made_by
 from pipeline.stores.publish import atomic_file
 
 IDS = ["a/b.c%2E d", "plain", "v_Apply.Eye-1", "视频." * 60]  # in the order of their ids
@@ -132,7 +135,7 @@ def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(data)
     shards = FrameShards(tmp_path)
     assert len(shards.read_frames(index["v_Apply.Eye-1"], [0, 1, 2, 4, 5, 6])) == 6
-    with pytest.raises(ValueError, match="no readable JPEG"):
+    with pytest.raises(ValueError, match="the checksum of a frame is wrong"):
         shards.read_frames(index["v_Apply.Eye-1"], [3])
 
 
@@ -239,3 +242,67 @@ def test_a_reader_is_sent_to_other_processes(tmp_path: Path) -> None:
     if child == 0:
         os._exit(0 if (shards.read_frames(index["plain"], [0])[0] == expected).all() else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def own(name: str) -> dict[str, Any]:
+    """Metadata with the address of what it says."""
+    made = {**made_by("frames"), "parameters": {"qscale": 2}, "source_digest": encode_id(name)}
+    return metadata(name) | made | {"artifact_key": artifact_key("frames", {"qscale": 2}, encode_id(name))}
+
+
+def write_own(tar: Path) -> dict[str, Sample]:
+    with atomic_file(tar) as file:
+        writer = ShardWriter(file, folder=tar.parent)
+        written = {name: writer.add(iter(pictures(name)), metadata=own(name)) for name in IDS}
+        writer.finish()
+    return written
+
+
+def test_a_whole_shard_passes_the_check(tmp_path: Path) -> None:
+    written = write_own(tmp_path / "0.tar")
+    assert check_shard(tmp_path / "0.tar") == (list(written.values()), [])
+    write(tmp_path / "other.tar", ["plain"])
+    whole, wrong = check_shard(tmp_path / "other.tar")
+    assert (whole, len(wrong)) == ([], 1)
+    assert "does not say of itself what it is" in str(wrong[0])
+
+
+def test_a_damaged_byte_anywhere_is_noticed_and_costs_one_video(tmp_path: Path) -> None:
+    written = write_own(tmp_path / "0.tar")
+    whole = (tmp_path / "0.tar").read_bytes()
+    ends = max(sample.offset + sample.length for sample in written.values())
+    positions = {*range(0, len(whole), 97), *range(600), *range(ends - 520, len(whole), 7)}
+    for position in sorted(positions):
+        flipped = whole[:position] + bytes([whole[position] ^ (1 << position % 8)]) + whole[position + 1 :]
+        (tmp_path / "0.tar").write_bytes(flipped)
+        kept, wrong = check_shard(tmp_path / "0.tar")
+        (hit,) = [s for s in written.values() if s.offset <= position < s.offset + s.length] or [None]
+        assert [sample.id for sample in kept] == [name for name in IDS if hit is None or name != hit.id]
+        assert wrong
+        if hit is not None:
+            assert repr(hit.id)[:10] in str(wrong[0])
+
+
+@pytest.mark.parametrize("part", ["JPEG", "JSON", "header"])
+def test_a_reader_names_what_is_damaged(part: str, tmp_path: Path) -> None:
+    written = write_own(tmp_path / "0.tar")
+    sample = written["plain"]
+    data = bytearray((tmp_path / "0.tar").read_bytes())
+    image = data.index(pictures("plain")[0])
+    data[{"JPEG": image + 100, "JSON": sample.offset + 530, "header": sample.offset + 3}[part]] ^= 8
+    (tmp_path / "0.tar").write_bytes(data)
+    shards = FrameShards(tmp_path)
+    with pytest.raises(DamagedArtifact, match=f"frames {sample.artifact_key} in .*0.tar"):
+        shards.read_frames(facts(sample, tmp_path / "0.tar"), [0])
+    assert len(shards.read_frames(facts(written["v_Apply.Eye-1"], tmp_path / "0.tar"), [0, 3])) == 2
+
+
+def test_nothing_is_repacked_of_a_damaged_sample(tmp_path: Path) -> None:
+    sample = write_own(tmp_path / "0.tar")["plain"]
+    data = bytearray((tmp_path / "0.tar").read_bytes())
+    data[data.index(pictures("plain")[0]) + 100] ^= 8
+    (tmp_path / "0.tar").write_bytes(data)
+    out = io.BytesIO()
+    with (tmp_path / "0.tar").open("rb") as source, pytest.raises(ValueError, match="frame 0"):
+        ShardWriter(out, folder=tmp_path).repack(source.fileno(), sample, video_id="x")
+    assert out.getvalue() == b""

@@ -1,0 +1,132 @@
+"""What stands in the stores, by video id: the index that says where, and a reader for each kind of store.
+
+Shapes: N snippets, n frames a snippet, C channels of a frame (3, or flow x y), H W stored size.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.dataset.keys import maker
+from pipeline.stores.damage import DamagedArtifact, Note, Notes
+from pipeline.stores.flow import FlowStore
+from pipeline.stores.frames import FrameShards
+from pipeline.stores.provenance import made_by
+from pipeline.stores.sharing import Sharing
+
+
+class Index(TypedDict):
+    """Where the readers find each video of one store (written by the index stage)."""
+
+    stage: Literal["frames", "flow", "warped_flow"]
+    store: str
+    parameters: dict[str, Any]
+    videos: dict[str, dict[str, Any]]
+    quarantined: dict[str, dict[str, str]]
+
+
+class Reader(Protocol):
+    """Stored frames or fields of a video."""
+
+    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(N, n) frame numbers -> (N, n, C, H, W)."""
+
+
+def read_index(path: Path, *, stage: str) -> Index:
+    """Read an index and check that it is one of ``stage``.
+
+    Raises:
+        ValueError: the file is missing, is not an index or is one of another stage.
+    """
+    try:
+        index: Index = json.loads(path.read_text())
+        found = index["stage"]
+    except FileNotFoundError:
+        raise ValueError(f"there is no index {path}; run the index stage first") from None
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"{path} is not an index; delete it and run again") from None
+    if found != stage:
+        raise ValueError(f"{path} is an index of {found}, but {stage} is needed")
+    if not Index.__annotations__.keys() <= index.keys():
+        raise ValueError(f"{path} is not a whole index; delete it and run again")
+    return index
+
+
+def open_reader(index: Index, *, sharing: Sharing | None = None, by: str = "reader") -> Reader:
+    """The reader of the store that ``index`` describes.
+
+    Args:
+        index: of frames, flow or warped flow.
+        sharing: where flow that is not in the local store is read in place, and where notes about damage are left.
+        by: name of the stage that reads, for the notes.
+    """
+    sharing = sharing or Sharing()
+    parameters, videos = index["parameters"], index["videos"]
+    origin = made_by(maker(index["stage"], parameters))
+    reader: Reader
+    match index["stage"]:
+        case "frames":
+            shards = FrameShards(Path(index["store"]), wanted={**origin, "parameters": parameters})
+            reader = FrameReader(shards, videos)
+        case "flow" | "warped_flow":
+            root, shared = Path(index["store"]), sharing.store
+            arrays = FlowStore(root, parameters=parameters, provenance=origin, shared=shared)
+            reader = FlowReader(arrays, videos)
+    return reader if sharing.notes is None else NotingReader(reader, index, notes=Notes(sharing.notes), by=by)
+
+
+@dataclass(frozen=True)
+class FrameReader:
+    """RGB frames from webdataset shards; only the frames asked for are decoded."""
+
+    shards: FrameShards
+    videos: dict[str, dict[str, Any]]
+
+    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(N, n) frame numbers -> (N, n, 3, H, W), a view of interleaved pixels."""
+        wanted, places = np.unique(indices, return_inverse=True)
+        frames = np.stack(self.shards.read_frames(self.videos[video_id], wanted.tolist()))
+        return np.moveaxis(frames[places.reshape(indices.shape)], -1, 2)
+
+
+@dataclass(frozen=True)
+class FlowReader:
+    """Quantised flow from the zarr store; only the fields asked for are decoded."""
+
+    store: FlowStore
+    videos: dict[str, dict[str, Any]]
+
+    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(N, n) field numbers -> (N, n, 2, H, W)."""
+        key = self.videos[video_id]["key"]
+        wanted, places = np.unique(indices, return_inverse=True)
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)  # of consecutive fields
+        source = self.videos[video_id].get("digest")
+        fields = np.concatenate([self.store.read(key, int(run[0]), int(run[-1]) + 1, source=source) for run in runs])
+        return fields[places.reshape(indices.shape)]
+
+
+@dataclass(frozen=True)
+class NotingReader:
+    """Names the video in an error about damage, and leaves a note of it; in whatever process it reads."""
+
+    reader: Reader
+    index: Index
+    notes: Notes
+    by: str
+
+    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """As the reader that it stands before."""
+        try:
+            return self.reader.read(video_id, indices)
+        except DamagedArtifact as error:
+            key = self.index["videos"][video_id]["key"]
+            note = Note(stage=self.by, made_by=self.index["stage"], video=video_id, key=key, reason=str(error))
+            self.notes.leave(note)
+            raise DamagedArtifact(f"video {video_id!r}: {error}") from None

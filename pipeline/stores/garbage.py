@@ -1,0 +1,172 @@
+"""What no configuration refers to any more, and temporary files of jobs that were killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pipeline.config import Config
+from pipeline.dataset.plan import read_shards, stage_recipes
+from pipeline.dataset.receipts import Receipt
+from pipeline.stores.flow import FlowStore
+from pipeline.stores.inventory import LocalStore, folder_bytes, forget_tar, needs
+from pipeline.stores.leftovers import DAY_SECONDS
+from pipeline.stores.publish import TEMPORARY
+from pipeline.stores.shared import Kind, SharedStore
+
+HOUR_SECONDS = 3600.0
+"""What is younger stays: a run whose configuration was not given may have just made it."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Something that can go."""
+
+    what: str
+    """flow, frames or temporary."""
+    where: str
+    bytes: int
+    age_seconds: float
+    key: str = ""
+    """Of flow, and of an object."""
+
+    @property
+    def old_enough(self) -> bool:
+        return self.age_seconds >= (DAY_SECONDS if self.what == "temporary" else HOUR_SECONDS)
+
+
+def local_garbage(configs: Sequence[Config]) -> list[Garbage]:
+    """What lies in the local stores of configurations and belongs to none of them.
+
+    Raises:
+        ValueError: a configuration has no plan, so nobody knows what it refers to.
+    """
+    keys = {need.key for config in configs for need in needs(config)}
+    kept = {tar for config in configs for tar in _tars(config)}
+    stores = [LocalStore.of(config) for config in configs]
+    found = [
+        _garbage("flow", arrays.path(key), key)
+        for arrays in map(FlowStore, sorted({store.arrays for store in stores}))
+        for key in LocalStore(arrays.root, ()).array_keys()
+        if key not in keys
+    ]
+    tars = sorted({tar for store in stores for tar in store.tars()} - kept)
+    temporary = sorted({path for root in _roots(configs) for path in _leftovers(root)})
+    return [*found, *(_garbage("frames", tar) for tar in tars), *(_garbage("temporary", path) for path in temporary)]
+
+
+def shared_garbage(configs: Sequence[Config], store: SharedStore) -> list[Garbage]:
+    """What lies in a shared store and belongs to none of the configurations.
+
+    Raises:
+        OSError: the store cannot be listed.
+        ValueError: a configuration has no plan.
+    """
+    keys = {(need.kind, need.key) for config in configs for need in needs(config)}
+    kinds: tuple[Kind, ...] = ("flow", "frames")
+    now = time.time()
+    found = [
+        Garbage(kind, store.where(kind, key), size, now - modified, key)
+        for kind in kinds
+        for key, size, modified in sorted(store.listing(kind))
+        if (kind, key) not in keys
+    ]
+    folder = _folder(store.url)
+    return found + [_garbage("temporary", path) for path in sorted(_leftovers(folder) if folder else ())]
+
+
+def _tars(config: Config) -> Iterator[Path]:
+    folder = config.store_folder("frames", stage_recipes(config)["frames"])
+    return (folder / f"{shard}.tar" for shard in read_shards(config.work_dir / "plan"))
+
+
+def _roots(configs: Sequence[Config]) -> set[Path]:
+    """Folders in which jobs of these configurations write."""
+    local = {config.store.local for config in configs if config.store.local is not None}
+    return {config.work_dir for config in configs} | local
+
+
+def _folder(url: str) -> Path | None:
+    parts = urlsplit(url)
+    match parts.scheme:
+        case "":
+            return Path(url).expanduser()
+        case "file":
+            return Path(parts.path)
+        case _:
+            return None  # an object that was not put whole is not there
+
+
+def _leftovers(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            if name.startswith(TEMPORARY):
+                yield Path(folder) / name
+        folders[:] = [name for name in folders if not name.startswith(TEMPORARY)]
+
+
+def _garbage(what: str, path: Path, key: str = "") -> Garbage:
+    newest, size = 0.0, 0
+    with contextlib.suppress(FileNotFoundError):  # its job has just finished
+        newest = max(one.lstat().st_mtime for one in [path, *path.rglob("*")])
+        size = folder_bytes(path) if path.is_dir() else path.lstat().st_size
+    return Garbage(what, str(path), size, time.time() - newest, key)
+
+
+def delete_local(found: Sequence[Garbage], configs: Sequence[Config]) -> None:
+    """Delete what is old enough, and the receipts and indexes that vouch for it.
+
+    The caller holds the locks of all work folders.
+    """
+    gone = [one for one in found if one.old_enough]
+    for one in gone:
+        path = Path(one.where)
+        if one.what == "flow":
+            FlowStore(path.parent.parent).remove(one.key)
+        else:
+            _delete(path)
+        if one.what == "frames":
+            for config in configs:
+                if config.store_folder("frames", "").parent == path.parent.parent:
+                    forget_tar(config, path)
+            with contextlib.suppress(OSError):  # the last one takes its folder with it
+                path.parent.rmdir()
+    keys = {one.key for one in gone if one.what == "flow"}
+    for config in configs:
+        _forget_flow(config, keys)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _forget_flow(config: Config, keys: set[str]) -> None:
+    """Of other parameters than today's, or their videos would be missed when they come back."""
+    for path in sorted(config.work_dir.glob("receipts/*flow-*/[!.]*.json")):
+        if keys & {facts["key"] for facts in Receipt.read(path).usable().values()}:
+            path.unlink()
+            (config.work_dir / "index" / f"{path.parent.name}.json").unlink(missing_ok=True)
+
+
+def delete_shared(found: Sequence[Garbage], store: SharedStore) -> None:
+    """Delete what is old enough.
+
+    Raises:
+        ValueError: the store is opened to be read only.
+    """
+    for one in found:
+        if not one.old_enough:
+            continue
+        if one.what == "temporary":
+            _delete(Path(one.where))
+        else:
+            store.remove("flow" if one.what == "flow" else "frames", one.key)

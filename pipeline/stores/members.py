@@ -1,0 +1,140 @@
+"""The files of one array where they lie: in a folder, or in an archive of a shared store, read in place."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.stores.archive import TAIL_BYTES, Member, members
+from pipeline.stores.shared import Kind, SharedStore
+
+
+class OpenFile(Protocol):
+    """One of the files, open."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop``.
+
+        Raises:
+            ValueError: the file ends before.
+        """
+
+    def end(self, count: int) -> bytes:
+        """The last bytes, which are asked for again and again."""
+
+
+class Files(Protocol):
+    """The files of one array."""
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+
+    def names(self) -> set[str]:
+        """Of all of them, with ``/`` between folders."""
+
+    def open(self, name: str) -> contextlib.AbstractContextManager[OpenFile]:
+        """Raises OSError if there is no such file."""
+
+
+class ArrayFolder:
+    """Files in a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def where(self) -> str:
+        return str(self._path)
+
+    def names(self) -> set[str]:
+        return {path.relative_to(self._path).as_posix() for path in self._path.rglob("*") if path.is_file()}
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[OpenFile]:
+        with open(f"{self._path}/{name}", "rb", buffering=0) as file:
+            yield _Descriptor(file.fileno())
+
+
+class _Descriptor:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+
+    def read(self, start: int, stop: int) -> bytes:
+        data = os.pread(self._descriptor, stop - start, start)
+        if len(data) != stop - start:
+            raise ValueError(f"it ends inside bytes {start} to {stop}")
+        return data
+
+    def end(self, count: int) -> bytes:
+        return self.read(max(0, self.size - count), self.size)
+
+
+class ArrayArchive:
+    """Files in an archive of a shared store. Opening one costs two requests, a range of a file another.
+
+    Raises:
+        FileNotFoundError: there is no such object.
+        ValueError: it is no readable archive.
+    """
+
+    def __init__(self, shared: SharedStore, kind: Kind, key: str) -> None:
+        self._shared, self._kind, self._key = shared, kind, key
+        size = shared.size(kind, key)
+        if size is None:
+            raise FileNotFoundError(self.where)
+        start = max(0, size - TAIL_BYTES)
+        self._tail = start, shared.read(kind, key, start, size)
+        self._members = members(self._range, size=size)
+        self._ends: dict[str, bytes] = {}
+
+    @property
+    def where(self) -> str:
+        return self._shared.where(self._kind, self._key)
+
+    def names(self) -> set[str]:
+        return set(self._members)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[OpenFile]:
+        if name not in self._members:
+            raise FileNotFoundError(f"it holds no {name}")
+        yield _Part(self, name, self._members[name])
+
+    def forget_tail(self) -> None:
+        """Free the memory that opening took, when what is needed of it has been read."""
+        self._tail = self._tail[0] + len(self._tail[1]), b""
+
+    def _range(self, start: int, stop: int) -> bytes:
+        begin, tail = self._tail
+        if start >= begin and stop <= begin + len(tail):
+            return tail[start - begin : stop - begin]
+        data = self._shared.read(self._kind, self._key, start, stop)
+        if len(data) != stop - start:
+            raise ValueError(f"it ends inside bytes {start} to {stop}")
+        return data
+
+
+class _Part:
+    def __init__(self, archive: ArrayArchive, name: str, member: Member) -> None:
+        self._archive, self._name, self._member = archive, name, member
+        self.size = member.size
+
+    def read(self, start: int, stop: int) -> bytes:
+        if not 0 <= start <= stop <= self.size:
+            raise ValueError(f"it ends inside bytes {start} to {stop}")
+        return self._archive._range(self._member.offset + start, self._member.offset + stop)
+
+    def end(self, count: int) -> bytes:
+        known = self._archive._ends
+        if len(known.get(self._name, b"")) != count:
+            known[self._name] = self.read(max(0, self.size - count), self.size)
+        return known[self._name]

@@ -1,0 +1,214 @@
+"""Where the objects of a shared store lie: a folder, S3 or a web server, each with the same few methods.
+
+``put`` makes an object visible whole and leaves one that is there; ``list`` gives names, sizes and times of last change
+(seconds since 1970); ``size`` is None, and the other methods raise FileNotFoundError, for an object that is not there.
+Every other failure is an exception of the library beneath.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+import fsspec.asyn
+
+from pipeline.stores.publish import temporary_file
+
+CONNECT_SECONDS = 15
+SILENT_SECONDS = 60
+"""Longest wait for a server that has said nothing."""
+
+
+def place(url: str, *, writable: bool) -> Folder | Remote:
+    """What a URL leads to.
+
+    Raises:
+        ValueError: another protocol, a library that is not installed, or a web server that is to be written to.
+    """
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise ValueError("the address of a shared store holds a user or password; give them by the environment instead")
+    match parts.scheme:
+        case "":
+            return Folder(Path(url).expanduser())
+        case "file":
+            return Folder(Path(parts.path))
+        case "s3":
+            return Remote(url, library="s3fs", extra="s3")
+        case "http" | "https" if writable:
+            raise ValueError(
+                f"{url} cannot be written to, only read; set store.mode to read, or give its folder or s3://"
+            )
+        case "http" | "https":
+            return Remote(url, library="aiohttp", extra="http")
+        case other:
+            raise ValueError(f"store.shared begins with {other}://; a folder, s3:// and http(s):// are known")
+
+
+class Folder:
+    """A folder, often of a network file system."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def size(self, name: str) -> int | None:
+        try:
+            return os.stat(self._root / name).st_size
+        except FileNotFoundError:
+            return None
+
+    def list(self, kind: str) -> Iterator[tuple[str, int, float]]:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._root / kind) as prefixes:
+            for prefix in prefixes:
+                with contextlib.suppress(FileNotFoundError), os.scandir(prefix) as entries:
+                    for entry in entries:
+                        with contextlib.suppress(FileNotFoundError):  # a temporary file that became an object
+                            yield entry.name, entry.stat().st_size, entry.stat().st_mtime
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        with (self._root / name).open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), stop - start, start)
+
+    def file(self, name: str) -> Path:
+        path = self._root / name
+        path.stat()
+        return path
+
+    def fetch(self, name: str, path: Path) -> None:
+        shutil.copyfile(self._root / name, path)
+
+    def folder(self, name: str) -> Path:
+        """Where a file must lie to take its place by a rename."""
+        folder = (self._root / name).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def put(self, path: Path, name: str) -> None:
+        os.chmod(path, 0o644)
+        try:
+            os.link(path, self._root / name)  # fails if another has published it
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            os.replace(path, self._root / name)
+
+    def start(self, name: str, content: bytes) -> None:
+        """Make the store. Only its last folder, so that what is not mounted is not made up."""
+        self._root.mkdir(exist_ok=True)
+        with temporary_file(self._root) as temporary:
+            temporary.write_bytes(content)
+            self.put(temporary, name)
+
+    def remove(self, name: str) -> None:
+        (self._root / name).unlink()
+
+
+class Remote:
+    """Objects of a file system of fsspec."""
+
+    def __init__(self, url: str, *, library: str, extra: str) -> None:
+        if importlib.util.find_spec(library) is None:
+            raise ValueError(f"{url} needs the library {library}; pip install 'wherewhen[{extra}]'")
+        self._url, self._http = url, extra == "http"
+        self._fs: tuple[int, Any] | None = None
+
+    @property
+    def fs(self) -> Any:
+        """The file system; a new one after a fork, because its connections and its thread are the parent's."""
+        if self._fs is None or self._fs[0] != os.getpid():
+            self._fs = os.getpid(), _connect(http=self._http)
+        return self._fs[1]
+
+    def size(self, name: str) -> int | None:
+        if self._http:
+            return _http_size(self.fs, f"{self._url}/{name}")
+        try:
+            return int(self.fs.info(f"{self._url}/{name}", refresh=True)["size"])
+        except FileNotFoundError:
+            return None
+
+    def list(self, kind: str) -> Iterator[tuple[str, int, float]]:
+        if self._http:
+            raise OSError("a web server does not list what it has")
+        with contextlib.suppress(FileNotFoundError):
+            for prefix in self.fs.ls(f"{self._url}/{kind}", detail=False, refresh=True):
+                for entry in self.fs.ls(prefix, detail=True, refresh=True):
+                    modified = entry["LastModified"].timestamp() if "LastModified" in entry else 0.0
+                    yield entry["name"].rsplit("/", 1)[-1], entry["size"], modified
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        if start >= stop:  # which is no range that a server knows
+            return b""
+        data: bytes = self.fs.cat_file(f"{self._url}/{name}", start=start, end=stop)
+        # a server that knows no ranges sends everything
+        return data if len(data) <= stop - start else data[start:stop]
+
+    def file(self, name: str) -> None:
+        return None
+
+    def fetch(self, name: str, path: Path) -> None:
+        self.fs.get_file(f"{self._url}/{name}", str(path))
+
+    def folder(self, name: str) -> None:
+        return None
+
+    def put(self, path: Path, name: str) -> None:
+        try:
+            self.fs.put_file(str(path), f"{self._url}/{name}", mode="create")
+        except (OSError, ValueError) as error:
+            if not (isinstance(error, FileExistsError) or _s3_code(error) in _IS_THERE):
+                raise
+            if self.size(name) is None:  # and gone again, or never was
+                raise
+
+    def start(self, name: str, content: bytes) -> None:
+        """Make the store; the bucket must be there."""
+        self.fs.pipe_file(f"{self._url}/{name}", content)
+
+    def remove(self, name: str) -> None:
+        self.fs.rm_file(f"{self._url}/{name}")
+
+
+_IS_THERE = ("PreconditionFailed", "ConditionalRequestConflict")
+"""S3's codes for an object that must not be there and is, or is just being written."""
+
+
+def _s3_code(error: Exception) -> str | None:
+    """The code of a server's answer, which s3fs translates only for AWS's wording."""
+    response = getattr(error.__cause__, "response", None) or {}
+    code: str | None = response.get("Error", {}).get("Code")
+    return code
+
+
+def _connect(*, http: bool) -> Any:
+    """A file system that remembers no listing, and gives up on a server that does not answer."""
+    fresh = {"skip_instance_cache": True, "use_listings_cache": False}
+    if not http:
+        limits = {"connect_timeout": CONNECT_SECONDS, "read_timeout": SILENT_SECONDS}
+        return fsspec.filesystem("s3", config_kwargs=limits, **fresh)
+    import aiohttp
+
+    patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
+    return fsspec.filesystem("http", client_kwargs={"timeout": patience}, **fresh)
+
+
+def _http_size(fs: Any, url: str) -> int | None:
+    """Content length, None for 404. fsspec's own question takes every failure for an absent file."""
+
+    async def head() -> int | None:
+        session = await fs.set_session()
+        async with session.head(url, allow_redirects=True) as response:
+            if response.status == HTTPStatus.NOT_FOUND:
+                return None
+            response.raise_for_status()
+            return int(response.headers["Content-Length"])
+
+    return fsspec.asyn.sync(fs.loop, head)

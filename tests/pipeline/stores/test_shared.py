@@ -1,0 +1,308 @@
+"""A shared store in a folder, in S3 and behind a web server: whole objects or none, whoever writes, reads or dies."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.dataset.keys import artifact_key
+from pipeline.stores.damage import DamagedArtifact
+from pipeline.stores.flow import FlowStore
+from pipeline.stores.provenance import made_by
+from pipeline.stores.shared import SharedStore, kind_of
+from tests.servers import Plain, Ranged, web_server
+
+KEY, OTHER = "ab" * 16, "cd" * 16
+
+
+@pytest.fixture(params=["folder", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of a store that can be written to."""
+    return str(tmp_path / "shared") if request.param == "folder" else str(request.getfixturevalue("s3_url"))
+
+
+@pytest.fixture
+def store(url: str) -> SharedStore:
+    return SharedStore(url, writable=True)
+
+
+@pytest.fixture(params=["folder", "s3", "web", "web without ranges"])
+def readable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[bytes], SharedStore]]:
+    """Publish the content of one object; gives the store, opened to be read."""
+    folder = tmp_path / "shared"
+    url = str(request.getfixturevalue("s3_url")) if request.param == "s3" else str(folder)
+
+    def filled(content: bytes) -> SharedStore:
+        put(SharedStore(url, writable=True), KEY, content, tmp_path)
+        return SharedStore(served)
+
+    if request.param.startswith("web"):
+        handler = Ranged if request.param == "web" else Plain
+        with web_server(tmp_path, handler) as address:
+            served = f"{address}/shared"
+            yield filled
+    else:
+        served = url
+        yield filled
+
+
+def put(store: SharedStore, key: str, content: bytes, folder: Path) -> bool:
+    path = folder / f"to-publish-{os.getpid()}"
+    path.write_bytes(content)
+    return store.publish("flow", key, path)
+
+
+def everything(store: SharedStore, key: str = KEY) -> bytes:
+    return store.read("flow", key, 0, 1 << 30)
+
+
+def test_what_is_published_is_there_until_it_is_removed(store: SharedStore, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 400
+    assert not store.has("flow", KEY)
+    assert put(store, KEY, content, tmp_path)
+    assert put(store, OTHER, content[:7], tmp_path)
+    assert store.has("flow", KEY)
+    assert not store.has("frames", KEY)
+    assert sorted(store.keys("flow")) == [(KEY, len(content)), (OTHER, 7)]
+    assert list(store.keys("frames")) == []
+    assert store.read("flow", KEY, 100, 1000) == content[100:1000]
+    store.remove("flow", KEY)
+    store.remove("flow", KEY)
+    assert not store.has("flow", KEY)
+    assert list(store.keys("flow")) == [(OTHER, 7)]
+
+
+def test_an_object_that_is_there_stays(store: SharedStore, tmp_path: Path) -> None:
+    assert put(store, KEY, b"first", tmp_path)
+    assert not put(store, KEY, b"second", tmp_path)
+    assert everything(store) == b"first"
+    with store.incoming("flow", OTHER, folder=tmp_path) as path:
+        path.write_bytes(b"late")
+        put(store, OTHER, b"early", tmp_path)  # another, meanwhile
+    assert everything(store, OTHER) == b"early"
+
+
+def test_a_block_that_fails_publishes_nothing(store: SharedStore, url: str, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), store.incoming("flow", KEY, folder=tmp_path) as path:
+        path.write_bytes(b"half")
+        raise RuntimeError
+    assert not store.has("flow", KEY)
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+def test_every_kind_of_store_is_read(readable: Callable[[bytes], SharedStore], tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(300_000)
+    store = readable(content)
+    assert store.size("flow", KEY) == len(content)
+    assert not store.has("flow", OTHER)
+    for start, stop in ((0, 1), (5, 5), (299_990, 300_000), (1000, 200_000)):
+        assert store.read("flow", KEY, start, stop) == content[start:stop]
+    store.fetch("flow", KEY, tmp_path / "copy" / "here")
+    assert (tmp_path / "copy" / "here").read_bytes() == content
+    with store.local("flow", KEY, folder=tmp_path / "other") as path:
+        assert path.read_bytes() == content
+    with pytest.raises(FileNotFoundError):
+        store.fetch("flow", OTHER, tmp_path / "absent")
+    with pytest.raises(FileNotFoundError):
+        store.read("flow", OTHER, 0, 1)
+    with pytest.raises(FileNotFoundError), store.local("flow", OTHER, folder=tmp_path / "other"):
+        pass
+    assert not (tmp_path / "absent").exists()
+    assert not [path for path in tmp_path.rglob(".tmp-*") if path.is_file()]
+    with pytest.raises(ValueError, match="read only"):
+        put(store, OTHER, b"", tmp_path)
+    with pytest.raises(ValueError, match="read only"):
+        store.remove("flow", KEY)
+
+
+def test_a_store_is_used_on_both_sides_of_a_fork_and_a_pickle(readable: Callable[[bytes], SharedStore]) -> None:
+    store = readable(b"content")
+    assert everything(store) == b"content"
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends a child that waits for a thread that it does not have
+        os._exit(0 if everything(store) == b"content" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert everything(store) == everything(pickle.loads(pickle.dumps(store))) == b"content"
+
+
+def test_arrays_are_read_in_place(readable: Callable[[bytes], SharedStore], tmp_path: Path) -> None:
+    parameters = {"bound": 20.0}
+    key = artifact_key("flow", parameters, "0" * 32)
+    own = {**made_by("flow"), "parameters": parameters, "source_digest": "0" * 32}
+    fields = np.random.default_rng(0).integers(0, 256, (30, 2, 32, 48), np.uint8)
+    local = FlowStore(tmp_path / "local")
+    local.write(key, iter(fields), describe=lambda _: own, pairs=lambda: {"inliers": np.arange(30)})
+    store = readable(b"")
+    writable = SharedStore(str(tmp_path / "shared") if "127.0.0.1" in store.url else store.url, writable=True)
+    with writable.incoming("flow", key, folder=tmp_path) as path:
+        local.pack(key, path)
+    here = FlowStore(tmp_path / "empty", parameters=parameters, shared=store)
+    for start, stop in ((0, 1), (3, 8), (29, 30), (0, 30)):
+        assert (here.read(key, start, stop) == fields[start:stop]).all()
+    assert here.pairs(key)["inliers"].tolist() == list(range(30))
+    assert here.verify(key) == local.verify(key)
+    assert not (tmp_path / "empty").exists()
+    with pytest.raises(DamagedArtifact, match=rf"there is no flow {OTHER} in .* or {store.url}"):
+        here.read(OTHER, 0, 1)
+
+
+def test_a_place_without_the_marker_is_no_store(url: str, tmp_path: Path) -> None:
+    reader = SharedStore(url)
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"is no shared store: it has no wherewhen\.json; mount it"):
+            reader.has("flow", KEY)
+    assert not SharedStore(url, writable=True).has("flow", KEY)  # makes it
+    assert not reader.has("flow", KEY)
+
+
+def test_only_the_last_folder_is_made(tmp_path: Path) -> None:
+    store = SharedStore(str(tmp_path / "mount" / "team"), writable=True)
+    with pytest.raises(OSError, match="mount"):
+        store.has("flow", KEY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "wherewhen.json").write_text('{"format":2,"project":"wherewhen"}\n')
+    with pytest.raises(OSError, match="not of this version"):
+        SharedStore(str(tmp_path)).has("flow", KEY)
+
+
+def test_a_server_that_fails_is_not_one_that_has_nothing(tmp_path: Path) -> None:
+    SharedStore(str(tmp_path / "broken"), writable=True).has("flow", KEY)
+    SharedStore(str(tmp_path / "store"), writable=True).has("flow", KEY)
+    with web_server(tmp_path) as address:
+        with pytest.raises(OSError, match="cannot be used .*503"):
+            SharedStore(f"{address}/broken").has("flow", KEY)
+        with pytest.raises(OSError, match="is no shared store"):
+            SharedStore(f"{address}/elsewhere").has("flow", KEY)
+        store = SharedStore(f"{address}/store")
+        assert not store.has("flow", KEY)
+        with pytest.raises(OSError, match="a web server does not list"):
+            list(store.keys("flow"))
+    with pytest.raises(OSError, match="cannot be used"):
+        store.has("flow", KEY)  # it is gone
+    with pytest.raises(OSError, match="cannot be used"):
+        store.fetch("flow", KEY, tmp_path / "copy")
+
+
+def test_a_bucket_or_a_server_that_is_not_there_is_an_error(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="no-such-bucket"):
+        SharedStore("s3://no-such-bucket/x", writable=True).has("flow", KEY)
+    with pytest.raises(OSError, match="no-such-bucket"):
+        SharedStore("s3://no-such-bucket/x").has("flow", KEY)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="cannot be used .*127.0.0.1:9"):
+        SharedStore(s3_url).has("flow", KEY)
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("ftp://host/x", "begins with ftp://; a folder, s3:// and http"),
+        ("s3://user:password@bucket/x", "holds a user or password"),
+    ],
+)
+def test_an_address_that_is_none_is_refused(url: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        SharedStore(url)
+
+
+def test_a_web_server_is_not_written_to_and_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="cannot be written to, only read"):
+        SharedStore("https://host/x", writable=True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs the library s3fs; pip install 'wherewhen\[s3\]'"):
+        SharedStore("s3://bucket/x")
+
+
+@pytest.mark.parametrize("key", ["../../x", "", "AB" * 16, "ab" * 15, "ab" * 17])
+def test_what_is_no_key_is_refused(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no artifact key"):
+        SharedStore(str(tmp_path), writable=True).has("flow", key)
+
+
+def test_other_stages_have_no_place() -> None:
+    assert (kind_of("warped_flow"), kind_of("frames")) == ("flow", "frames")
+    with pytest.raises(ValueError, match="are not shared"):
+        kind_of("probe")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from pipeline.stores.shared import SharedStore
+url, letter, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+store = SharedStore(url, writable=True)
+path = folder / f"{letter}.object"
+path.write_bytes(letter.encode() * 1_000_000)
+print("ready", flush=True)
+for number in range(int(sys.argv[4])):
+    store.publish("flow", f"{number:032x}", path)
+"""
+
+
+def writer(url: str, letter: str, folder: Path, *, count: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, url, letter, str(folder), str(count)]
+    root = Path(__file__).parents[3]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+
+
+def is_whole(content: bytes) -> bool:
+    return content in (b"a" * 1_000_000, b"b" * 1_000_000)
+
+
+def test_a_reader_sees_whole_objects_while_two_write_the_same_keys(
+    store: SharedStore, url: str, tmp_path: Path
+) -> None:
+    count = 25
+    both = [writer(url, letter, tmp_path, count=count) for letter in "ab"]
+    reader, seen = SharedStore(url, writable=True), 0
+    for process in both:
+        assert process.stdout is not None
+        process.stdout.readline()
+    while any(process.poll() is None for process in both):
+        for key, size in reader.keys("flow"):
+            assert size == 1_000_000
+            assert is_whole(everything(reader, key))
+            seen += 1
+    assert [process.wait() for process in both] == [0, 0]
+    found = {key: everything(store, key) for key, _ in store.keys("flow")}
+    assert len(found) == count
+    assert all(map(is_whole, found.values()))
+    assert seen > 0
+    assert not list(tmp_path.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("moment", [0.002, 0.01, 0.03, 0.08])
+def test_a_killed_writer_leaves_whole_objects_and_temporary_names(
+    moment: float, store: SharedStore, url: str, tmp_path: Path
+) -> None:
+    process = writer(url, "a", tmp_path, count=3000)
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(moment)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    for key, size in store.keys("flow"):
+        assert size == 1_000_000
+        assert is_whole(everything(store, key))
+    if url == str(tmp_path / "shared"):
+        files = [path for path in (tmp_path / "shared").rglob("*") if path.is_file()]
+        published = {f"{key}.zip" for key, _ in store.keys("flow")}
+        assert all(path.name in published | {"wherewhen.json"} or path.name.startswith(".tmp-") for path in files)
+    again = writer(url, "b", tmp_path, count=5)
+    again.communicate()
+    assert again.returncode == 0
+    assert len(list(store.keys("flow"))) >= 5

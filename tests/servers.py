@@ -1,0 +1,97 @@
+"""Servers on loopback: S3 by moto, and plain web servers with and without byte ranges."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+BUCKET = "team"
+S3_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "testtest1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """An S3 server with the bucket ``team``; gives its address.
+
+    It is moto's, unless ``WHEREWHEN_TEST_S3`` is the address of another with the user ``test``, secret ``testtest1``.
+    """
+    from moto.server import ThreadedMotoServer
+
+    if other := os.environ.get("WHEREWHEN_TEST_S3"):
+        _make_bucket(other)
+        yield other
+        return
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        _make_bucket(f"http://{host}:{port}")
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def _make_bucket(address: str) -> None:
+    import boto3
+
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "testtest1", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=address, **keys).create_bucket(Bucket=BUCKET)
+
+
+class Plain(SimpleHTTPRequestHandler):
+    """A folder, read only, whole files only; paths with ``broken`` in them fail."""
+
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        if "broken" in self.path:
+            self.send_error(503, "out of order")
+            return None
+        return super().send_head()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Ranged(Plain):
+    """The same with byte ranges, as web servers for real have."""
+
+    protocol_version = "HTTP/1.1"
+
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        path = Path(self.translate_path(self.path))
+        if asked is None or "broken" in self.path or not path.is_file():
+            return super().send_head()
+        data = path.read_bytes()
+        start, stop = int(asked[1]), min(int(asked[2]) + 1, len(data))
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        self.send_header("Content-Length", str(stop - start))
+        self.end_headers()
+        return BytesIO(data[start:stop])
+
+
+@contextlib.contextmanager
+def web_server(folder: Path, handler: type[Plain] = Ranged) -> Iterator[str]:
+    """Serve a folder; gives its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
