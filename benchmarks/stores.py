@@ -14,7 +14,8 @@ Measured for each: a random stack of five consecutive fields, and all fields in 
 finding and decoding. ``sequential_frames_per_s`` and ``stack_read_ms`` are ours, by CPU time, so of one core.
 
 Then ``FlowStore.verify`` and ``check_shard`` over every byte, MB a CPU second, and push to and pull from a shared
-folder (all checks in both directions, one thread) against ``cp -r`` of the same artifacts, by wall time, medians.
+folder (all checks in both directions, threads as the command has) against ``cp -r`` of the same arrays, by wall time:
+the median over rounds of the ratio in one round, because what a file system writes a second varies.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ from pipeline.stores.provenance import provenance
 from pipeline.stores.publish import atomic_file
 from pipeline.stores.shared import SharedStore
 from pipeline.stores.transfer import pull, push
+from stages.store import REQUESTS
 
 WIDTH, HEIGHT = 340, 256
 SNIPPET = 5
@@ -185,8 +187,8 @@ class Team:
         shared = SharedStore(str(self.folder / "shared"), writable=True)
         cp = ["cp", "-r", str(self.flow.root), str(self.folder / "copied")]
         copied, _ = clocked(lambda: subprocess.run(cp, check=True))
-        pushed, _ = clocked(lambda: push(self.config("local"), self.needs, shared=shared, threads=1))
-        pulled, _ = clocked(lambda: pull(self.config("other"), self.needs, shared=shared, threads=1))
+        pushed, _ = clocked(lambda: push(self.config("local"), self.needs, shared=shared, threads=REQUESTS))
+        pulled, _ = clocked(lambda: pull(self.config("other"), self.needs, shared=shared, threads=REQUESTS))
         return copied, pushed, pulled
 
 
@@ -203,18 +205,19 @@ def main(argv: list[str] | None = None) -> None:
         result = reading(ways, fields=arguments.fields, rounds=arguments.rounds)
         team = Team(Path(name) / "team", flow, images, videos=arguments.videos)
         verified = list(zip(*(team.verify() for _ in range(arguments.rounds)), strict=True))
-        trips = list(zip(*(team.round_trip() for _ in range(arguments.rounds)), strict=True))
+        trips = [team.round_trip() for _ in range(arguments.rounds)]
         size, sizes = team.flow_mb, stored(Path(name))
-    copied, pushed, pulled = (statistics.median(one) for one in trips)
     told = {
         "benchmark": "stores",
         "stack_read_ms": result["ours_cpu_ms"],
         "sequential_frames_per_s": result["ours_frames_per_cpu_s"],
         "verify_mb_per_s": round(statistics.median(verified[0])),
         "verify_frames_mb_per_s": round(statistics.median(verified[1])),
-        "push_vs_cp": round(copied / pushed, 2),
-        "pull_vs_cp": round(copied / pulled, 2),
-        "cp_mb_per_s": round(size / copied),
+        "push_vs_cp": round(statistics.median(copied / pushed for copied, pushed, _ in trips), 2),
+        "pull_vs_cp": round(statistics.median(copied / pulled for copied, _, pulled in trips), 2),
+        "cp_mb_per_s": round(statistics.median(size / copied for copied, _, _ in trips)),
+        "push_mb_per_s": round(statistics.median(size / pushed for _, pushed, _ in trips)),
+        "pull_mb_per_s": round(statistics.median(size / pulled for _, _, pulled in trips)),
         **result,
         **{f"{way}_bytes_per_field": round(bytes_ / arguments.fields) for way, bytes_ in sizes.items()},
     }

@@ -63,9 +63,8 @@ def verify(arguments: argparse.Namespace) -> int:
     if config is not None and arguments.remove and not arguments.shared:
         hold(config.work_dir / ".lock")
     pieces: list[audit.Piece] = []
-    for store in _places(arguments, [config] if config else []):
+    for store in _places(arguments, [config] if config else [], writable=arguments.remove):
         if not isinstance(store, LocalStore):
-            store = SharedStore(store.url, writable=arguments.remove)
             pieces += audit.of_shared(store, found=found)
         elif config is None and arguments.remove:
             raise ValueError("--remove needs the configuration of a local store, whose receipts go too: --configfile")
@@ -78,16 +77,18 @@ def verify(arguments: argparse.Namespace) -> int:
 def _tell_damage(
     checked: Iterable[audit.Checked], config: Config | None, found: Sequence[Need], *, remove: bool
 ) -> int:
-    videos, size, count, damaged, start = _videos(found), 0, 0, 0, time.monotonic()
+    videos, size, count, damaged, whole, start = _videos(found), 0, 0, 0, 0, time.monotonic()
     for one in checked:
         size, count, damaged = size + one.bytes, count + 1, damaged + bool(one.wrong)
         for text in one.told(videos):
             print(f"damaged: {text}", flush=True)
         if one.wrong and remove:
-            audit.remove(one, config=config)
+            whole += not audit.remove(one.piece, config=config)
     seconds = time.monotonic() - start
     print(f"{count} arrays, tars and objects, {size_text(size)} in {seconds:.1f} s: {damaged or 'none'} damaged")
-    if damaged:
+    if whole:
+        _say(f"{whole} of them stay, because they are whole here; see whether all workers have the same paths")
+    if damaged > whole:
         done = "it is deleted" if remove else "with --remove it is deleted"
         _say(f"{done}, and the next run that needs it makes it anew")
     return int(bool(damaged))
@@ -198,10 +199,10 @@ def _arrays(store: LocalStore | SharedStore, found: Sequence[Need]) -> list[stat
     """Of a configuration's flow those that are there; without one all."""
     if isinstance(store, LocalStore):
         here = store.array_keys()
-        root, shared = store.arrays, None
+        root, shared = store.arrays.absolute(), None
     else:
         here = [key for kind, key, _ in objects(store, of=found) if kind == "flow"]
-        root, shared = Path(os.devnull), store
+        root, shared = Path(os.devnull), audit.anywhere(store)
     wanted = {need.key for need in found} or set(here)
     return [statistics.FlowArray(root, key, shared) for key in here if key in wanted]
 
@@ -271,14 +272,17 @@ def _one_shared(configs: Sequence[Config], *, writable: bool) -> SharedStore:
     return next(iter(stores.values()))
 
 
-def _places(arguments: argparse.Namespace, configs: Sequence[Config]) -> list[LocalStore | SharedStore]:
+def _places(
+    arguments: argparse.Namespace, configs: Sequence[Config], *, writable: bool = False
+) -> list[LocalStore | SharedStore]:
     """The stores that a command was given: by place, or by configuration, each once."""
     if arguments.store:
         if arguments.configfile or arguments.config or arguments.shared:
             raise ValueError("give the place of a store or a configuration, not both")
-        return [open_store(place) for place in arguments.store]
+        stores = [open_store(place) for place in arguments.store]
+        return [SharedStore(one.url, writable=writable) if isinstance(one, SharedStore) else one for one in stores]
     if arguments.shared:
-        return [_one_shared(configs, writable=False)]
+        return [_one_shared(configs, writable=writable)]
     return list(dict.fromkeys(LocalStore.of(config) for config in configs))
 
 

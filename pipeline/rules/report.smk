@@ -53,7 +53,8 @@ rule report:
         ],
         version=VERSIONS["report"],
         benchmarks=f"{WORK}/benchmarks",
+        damaged=f"{WORK}/damaged",
     shell:
         "{PYTHON} -m stages.report --config {params.config:q} --manifest {input.manifest:q} --results {input.results:q}"
         " {params.indexes:q} --runs {input.runs:q} --notes {input.notes:q}"
-        " --benchmarks {params.benchmarks:q} --damaged {WORK}/damaged --out {output:q} 2> {log:q}"
+        " --benchmarks {params.benchmarks:q} --damaged {params.damaged:q} --out {output:q} 2> {log:q}"

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline.config import Config
 from pipeline.dataset.plan import stage_recipes
@@ -80,12 +81,20 @@ def of_local(store: LocalStore, config: Config | None = None) -> list[Piece]:
     if config is not None:
         keys |= _vouched_keys(config)
         tars |= _vouched_tars(config)
-    return [*(Array(store.arrays, key) for key in sorted(keys)), *(Tar(tar, tars[tar]) for tar in sorted(tars))]
+    arrays = store.arrays.absolute()  # a worker of a scheduler may be in another folder
+    return [*(Array(arrays, key) for key in sorted(keys)), *(Tar(tar.absolute(), tars[tar]) for tar in sorted(tars))]
 
 
 def of_shared(store: SharedStore, *, found: Iterable[Need] = ()) -> list[Piece]:
     """Everything in a shared store; of one that lists nothing, a web server, what ``found`` names and is there."""
+    store = anywhere(store)
     return [Object(store, kind, key) for kind, key, _ in objects(store, of=found)]
+
+
+def anywhere(store: SharedStore) -> SharedStore:
+    """The same store, whatever folder a process is in, to read only: what looks for a store must not make it."""
+    folder = not urlsplit(store.url).scheme
+    return SharedStore(str(Path(store.url).expanduser().absolute()) if folder else store.url)
 
 
 def _vouched_keys(config: Config) -> set[str]:
@@ -179,19 +188,30 @@ def _check_one_sample(path: Path, key: str) -> int:
     return path.stat().st_size
 
 
-def remove(checked: Checked, *, config: Config | None) -> None:
+def remove(piece: Piece, *, config: Config | None) -> bool:
     """Delete what is damaged. Of a tar the whole samples stay; of a local store the receipts go too.
 
+    It is checked once more, in this process: a worker elsewhere may lack the mount and miss what is whole, and what
+    was damaged may have been replaced meanwhile.
+
     Args:
-        checked: with damage.
+        piece: in which damage was found.
         config: of a local store; the caller holds the lock of its work folder.
 
+    Returns:
+        False if it is whole, and stays.
+
     Raises:
-        ValueError: a shared store is opened to be read only.
+        OSError: the store cannot be read.
+        ValueError: a shared store cannot be written to.
     """
-    match checked.piece:
+    if isinstance(piece, Object):  # opened anew, so that a store that is gone is an error and not damage
+        piece = Object(SharedStore(piece.store.url), piece.kind, piece.key)
+    if not _check(piece).wrong:
+        return False
+    match piece:
         case Object(store, kind, key):
-            store.remove(kind, key)
+            SharedStore(store.url, writable=True).remove(kind, key)
         case Array(_, key):
             assert config is not None
             for stage in ("flow", "warped_flow"):
@@ -200,3 +220,4 @@ def remove(checked: Checked, *, config: Config | None) -> None:
             assert config is not None
             leave_out(path, "")
             forget_tar(config, path)
+    return True

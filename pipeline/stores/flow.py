@@ -22,6 +22,7 @@ import contextlib
 import io
 import json
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ from pipeline.stores.damage import DamagedArtifact, damaged
 from pipeline.stores.members import ArrayArchive, ArrayFolder, Files
 from pipeline.stores.provenance import check_address, refuse_other
 from pipeline.stores.publish import TEMPORARY, atomic_folder
-from pipeline.stores.sharding import Layout, check_shards, layout, read_chunks
+from pipeline.stores.sharding import Layout, check_shards, end_bytes, layout, read_chunks
 from pipeline.stores.shared import SharedStore
 
 SHARD_BYTES = 96 << 20
@@ -126,7 +127,7 @@ class FlowStore:
             raise ValueError(f"no flow field was given for {key}; flow needs two frames at least")
         capacity = max(1, min(SHARD_FIELDS, SHARD_BYTES // first.nbytes))
         block = list(islice(chain([first], fields), capacity))
-        with atomic_folder(self.path(key)) as folder:
+        with atomic_folder(self.path(key), root=self.root) as folder:
             array = _create(folder, block[0].shape, fields_per_shard=len(block))
             count = 0
             while block:
@@ -140,6 +141,7 @@ class FlowStore:
             array.update_attributes(attributes)
             metadata = json.loads((folder / _METADATA).read_bytes())
             (folder / _METADATA).write_bytes(seal(metadata, part="attributes"))
+        self._check_there(key)
         return attributes
 
     def pairs(self, key: str) -> dict[str, NDArray[Any]]:
@@ -230,13 +232,19 @@ class FlowStore:
             DamagedArtifact: the archive is damaged, or is not the array of this key; nothing is taken.
         """
         try:
-            with atomic_folder(self.path(key)) as folder:
+            with atomic_folder(self.path(key), root=self.root) as folder:
                 extract(archive, folder)
                 array = _load(ArrayFolder(folder), key)
                 if other := array.files.names() ^ _names(array):
                     raise ValueError(f"it lacks {min(other)}, or holds it without need")
         except (FileNotFoundError, ValueError) as error:
             raise damaged("flow", key=key, file=archive, reason=error) from None
+        self._check_there(key)
+
+    def _check_there(self, key: str) -> None:
+        """Notice a folder that kept the place of an array and is none."""
+        if not self.has(key):
+            raise OSError(f"flow {key} was not stored: {self.path(key)} is no whole array; delete it and run again")
 
     def remove(self, key: str) -> None:
         """Delete an array from the folder, if it is there."""
@@ -245,6 +253,19 @@ class FlowStore:
         shutil.rmtree(gone, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             path.rename(gone)  # never to be seen half deleted
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def remove_broken(self, key: str) -> None:
+        """Delete a folder that has lost its metadata, which would keep the place of the array; never a whole array."""
+        path = self.path(key)
+        if self.has(key) or not path.is_dir():
+            return
+        gone = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY))
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(gone)
+        if (gone / _METADATA).is_file():  # another process has published it since
+            with contextlib.suppress(OSError):  # and yet another has
+                gone.rename(path)
         shutil.rmtree(gone, ignore_errors=True)
 
     def _open(self, key: str) -> _Array:
@@ -260,6 +281,8 @@ class FlowStore:
             made_with = array.attributes.get("parameters", {})
             refuse_other("flow", key, found=made_with, wanted=self._parameters, all_of=True)
         refuse_other("flow", key, found=array.attributes, wanted=self._provenance)
+        if isinstance(array.files, ArrayArchive):
+            array.files.forget_tail(array.layout.file(array.layout.shards - 1), end_bytes(array.layout))
         if len(self._arrays) >= _CACHED_ARRAYS:
             self._arrays.clear()
         self._arrays[key] = array

@@ -120,7 +120,7 @@ def fill_shard(
 def _is_here(arrays: FlowStore, key: str, sharing: Sharing) -> bool:
     """Whether the local store has the array, and the shared one if it is to have it. A damaged one is deleted."""
     if not arrays.has(key):
-        arrays.remove(key)  # a folder that has lost its metadata would keep the place
+        arrays.remove_broken(key)
         return False
     try:
         arrays.attributes(key)

@@ -42,7 +42,7 @@ Jpeg = tuple[int, int, str]
 
 _BLOCK = tarfile.BLOCKSIZE
 _SPOOL_BYTES = 16 << 20  # a video's JPEGs beyond this wait on disk, not in memory
-_COPY_BYTES = 1 << 20
+_COPY_BYTES = 96 << 10  # memory of 128 KB and more would be had from the system, and zeroed, for each
 _CACHED_SAMPLES = 2048
 
 

@@ -70,7 +70,7 @@ def shared_garbage(configs: Sequence[Config], store: SharedStore) -> list[Garbag
     """
     keys = {(need.kind, need.key) for config in configs for need in needs(config)}
     kinds: tuple[Kind, ...] = ("flow", "frames")
-    now = time.time()
+    store, now = SharedStore(store.url), time.time()  # to read only: what looks for a store must not make it
     found = [
         Garbage(kind, store.where(kind, key), size, now - modified, key)
         for kind in kinds
@@ -112,10 +112,11 @@ def _leftovers(root: Path) -> Iterator[Path]:
 
 
 def _garbage(what: str, path: Path, key: str = "") -> Garbage:
-    newest, size = 0.0, 0
-    with contextlib.suppress(FileNotFoundError):  # its job has just finished
+    try:
         newest = max(one.lstat().st_mtime for one in [path, *path.rglob("*")])
         size = folder_bytes(path) if path.is_dir() else path.lstat().st_size
+    except FileNotFoundError:  # a job is at work in it, or has just finished
+        newest, size = time.time(), 0
     return Garbage(what, str(path), size, time.time() - newest, key)
 
 

@@ -112,6 +112,7 @@ def _attempt(job: tuple[Path, str], *, store: Path, config: FlowConfig, stage: F
     arrays, key = FlowStore(store), artifact_key(maker(stage, config), config, digest)
     if arrays.has(key):
         return False
+    arrays.remove_broken(key)
     remove_leftovers(arrays.path(key).parent)
     try:
         import_folder(folder, arrays=arrays, digest=digest, config=config, stage=stage)

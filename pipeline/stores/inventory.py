@@ -17,6 +17,7 @@ from pipeline.config import Config, canonical
 from pipeline.dataset.keys import artifact_key, maker
 from pipeline.dataset.plan import read_rows, shard_of, stage_recipes
 from pipeline.dataset.receipts import Receipt
+from pipeline.stores.archive import file_names
 from pipeline.stores.checksum import unseal
 from pipeline.stores.damage import DamagedArtifact
 from pipeline.stores.flow import FlowStore
@@ -241,7 +242,7 @@ def _entry(key: str, size: int, found: Mapping[str, Any]) -> Entry:
 
 def folder_bytes(folder: Path) -> int:
     """Of all files in a folder."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(os.lstat(folder / name).st_size for name in file_names(folder))
 
 
 @dataclass(frozen=True)

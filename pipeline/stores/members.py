@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.stores.archive import TAIL_BYTES, Member, members
+from pipeline.stores.archive import TAIL_BYTES, Member, file_names, members
 from pipeline.stores.shared import Kind, SharedStore
 
 
@@ -55,7 +55,7 @@ class ArrayFolder:
         return str(self._path)
 
     def names(self) -> set[str]:
-        return {path.relative_to(self._path).as_posix() for path in self._path.rglob("*") if path.is_file()}
+        return set(file_names(self._path))
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[OpenFile]:
@@ -109,8 +109,11 @@ class ArrayArchive:
             raise FileNotFoundError(f"it holds no {name}")
         yield _Part(self, name, self._members[name])
 
-    def forget_tail(self) -> None:
-        """Free the memory that opening took, when what is needed of it has been read."""
+    def forget_tail(self, name: str, count: int) -> None:
+        """Free the memory that opening took, but for the last bytes of one file if they were among it."""
+        if name in self._members and sum(self._members[name]) - count >= self._tail[0]:
+            with contextlib.suppress(ValueError), self.open(name) as file:  # a file that is too short
+                file.end(count)
         self._tail = self._tail[0] + len(self._tail[1]), b""
 
     def _range(self, start: int, stop: int) -> bytes:

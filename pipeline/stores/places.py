@@ -15,32 +15,41 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 import fsspec.asyn
 
-from pipeline.stores.publish import temporary_file
+from pipeline.stores.publish import make_folder, temporary_file
 
 CONNECT_SECONDS = 15
 SILENT_SECONDS = 60
 """Longest wait for a server that has said nothing."""
+_PREFIX_LENGTH = 2
+"""Of the names of the folders between a kind and its objects."""
 
 
 def place(url: str, *, writable: bool) -> Folder | Remote:
     """What a URL leads to.
 
     Raises:
-        ValueError: another protocol, a library that is not installed, or a web server that is to be written to.
+        ValueError: another protocol, an address that leads nowhere, a library that is not installed, or a web server
+            that is to be written to.
     """
     parts = urlsplit(url)
     if parts.username or parts.password:
         raise ValueError("the address of a shared store holds a user or password; give them by the environment instead")
+    if parts.scheme and (parts.query or parts.fragment):
+        raise ValueError(f"{url} has a ? or #, which an address of a shared store cannot have; write it as %3F or %23")
     match parts.scheme:
         case "":
             return Folder(Path(url).expanduser())
+        case "file" if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise ValueError(f"{url} is no folder of this machine; write file:///folder, or the folder alone")
         case "file":
-            return Folder(Path(parts.path))
+            return Folder(Path(unquote(parts.path)))
+        case "s3" | "http" | "https" if not parts.hostname:
+            raise ValueError(f"{url} names no bucket or server; write {parts.scheme}://name/prefix")
         case "s3":
             return Remote(url, library="s3fs", extra="s3")
         case "http" | "https" if writable:
@@ -68,6 +77,8 @@ class Folder:
     def list(self, kind: str) -> Iterator[tuple[str, int, float]]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self._root / kind) as prefixes:
             for prefix in prefixes:
+                if len(prefix.name) != _PREFIX_LENGTH or not prefix.is_dir():  # as .DS_Store
+                    continue
                 with contextlib.suppress(FileNotFoundError), os.scandir(prefix) as entries:
                     for entry in entries:
                         with contextlib.suppress(FileNotFoundError):  # a temporary file that became an object
@@ -86,9 +97,9 @@ class Folder:
         shutil.copyfile(self._root / name, path)
 
     def folder(self, name: str) -> Path:
-        """Where a file must lie to take its place by a rename."""
+        """Where a file must lie to take its place by a rename; never a store that is not there."""
         folder = (self._root / name).parent
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder, root=self._root)
         return folder
 
     def put(self, path: Path, name: str) -> None:
@@ -140,6 +151,8 @@ class Remote:
             raise OSError("a web server does not list what it has")
         with contextlib.suppress(FileNotFoundError):
             for prefix in self.fs.ls(f"{self._url}/{kind}", detail=False, refresh=True):
+                if len(prefix.rstrip("/").rsplit("/", 1)[-1]) != _PREFIX_LENGTH:
+                    continue
                 for entry in self.fs.ls(prefix, detail=True, refresh=True):
                     modified = entry["LastModified"].timestamp() if "LastModified" in entry else 0.0
                     yield entry["name"].rsplit("/", 1)[-1], entry["size"], modified

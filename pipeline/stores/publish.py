@@ -6,6 +6,7 @@ import contextlib
 import glob
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,18 +80,44 @@ def write_if_changed(path: Path, text: str) -> bool:
     return True
 
 
+def make_folder(path: Path, *, root: Path) -> None:
+    """Make a folder below ``root``, and those between, with the mode of ``root``: who may write there may write here.
+
+    Raises:
+        FileNotFoundError: there is no ``root``.
+    """
+    if path == root or path.is_dir():
+        return
+    make_folder(path.parent, root=root)
+    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY))  # not seen before it has its mode
+    try:
+        made.chmod(stat.S_IMODE(root.stat().st_mode))
+        os.rename(made, path)
+    except OSError:
+        made.rmdir()
+        if not path.is_dir():  # which another process has made and filled meanwhile
+            raise
+
+
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, root: Path | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it becomes ``path`` when the block succeeds.
 
     For content-addressed folders: if another process published ``path`` meanwhile, theirs stays and ours is dropped,
     because equal addresses mean equal content.
+
+    Args:
+        path: to make.
+        root: folder at or above the parent of ``path`` whose mode all new folders take; None for 0755.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    (root or path.parent).mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, root=root or path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        mode = 0o755 if root is None else stat.S_IMODE(root.stat().st_mode)
+        for folder, _, _ in os.walk(temporary):
+            os.chmod(folder, mode)
         try:
             os.rename(temporary, path)
         except OSError:

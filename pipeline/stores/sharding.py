@@ -137,6 +137,11 @@ def _check_shard(file: OpenFile, *, chunks: int, capacity: int) -> None:
         raise ValueError("it holds bytes that are no chunk's")
 
 
+def end_bytes(layout: Layout) -> int:
+    """Of a shard's file: what every read of it needs."""
+    return _index_bytes(layout.per_shard)
+
+
 def _index(file: OpenFile, *, capacity: int) -> NDArray[np.uint64]:
     """(capacity, 2): offset and size of each chunk."""
     data = file.end(_index_bytes(capacity))

@@ -82,7 +82,10 @@ class SharedStore:
         """Bytes of an object; None if it is not there."""
         name = _name(kind, key)
         with self._told():
-            return self._place.size(name)
+            size = self._place.size(name)
+            if size is None:
+                self._check_still_there()
+            return size
 
     def keys(self, kind: Kind) -> Iterator[tuple[str, int]]:
         """Key and bytes of every whole object, in no order.
@@ -99,6 +102,7 @@ class SharedStore:
                 key, suffix = os.path.splitext(name)
                 if suffix == SUFFIX[kind] and _KEY.fullmatch(key):
                     yield key, size, modified
+            self._check_still_there()
 
     def read(self, kind: Kind, key: str, start: int, stop: int) -> bytes:
         """Bytes ``start`` to ``stop`` of an object; fewer if it ends before.
@@ -188,7 +192,11 @@ class SharedStore:
                 self._check_marker()
             except FileNotFoundError as error:  # what should hold the store
                 raise OSError(str(error)) from None
-            yield
+            try:
+                yield
+            except FileNotFoundError:
+                self._check_still_there()
+                raise
         except (FileNotFoundError, _NotAStore):
             raise
         except Exception as error:  # of many kinds: the libraries of S3 and HTTP have their own
@@ -202,6 +210,8 @@ class SharedStore:
         try:
             found = self._place.read(MARKER, 0, 1024)
         except FileNotFoundError:
+            if self._ready is not None:  # seen before a fork
+                self._check_still_there()
             if not self.writable:
                 raise _NotAStore(
                     f"{self.url} is no shared store: it has no {MARKER}; mount it, correct the address, or publish"
@@ -211,6 +221,13 @@ class SharedStore:
         if found != _MARKER_BYTES:
             raise _NotAStore(f"{self.url}/{MARKER} is not of this version; use the wherewhen that made the store")
         self._ready = os.getpid()
+
+    def _check_still_there(self) -> None:
+        """Tell an absent object from a store that was there and is not any more, as when it is unmounted."""
+        try:
+            self._place.read(MARKER, 0, 1)
+        except FileNotFoundError:
+            raise _NotAStore(f"the shared store {self.url} has gone, and its {MARKER}; mount it, run again") from None
 
 
 class _NotAStore(OSError):  # noqa: N818

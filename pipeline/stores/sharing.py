@@ -72,6 +72,7 @@ class Sharing:
         if store := self._wanting("flow", key):
             with store.incoming("flow", key, folder=arrays.root) as archive:
                 arrays.pack(key, archive)
+                self._make_way("flow", key)
 
     def take_frames(self, writer: ShardWriter, key: str, *, video_id: str, folder: Path) -> Sample | None:
         """Write the shared frames of a key into a shard; None if there are none that are whole.
@@ -114,16 +115,20 @@ class Sharing:
                 except ValueError as error:
                     raise damaged("frames", key=key, file=folder, reason=error) from None
                 writer.finish()
+                self._make_way("frames", key)
 
     def _wanting(self, kind: Kind, key: str) -> SharedStore | None:
-        """The store if the object should be written; a damaged one is taken away first."""
+        """The store if the object should be written."""
         if self.store is None or not self.store.writable:
             return None
+        return None if key not in self._broken and self.store.has(kind, key) else self.store
+
+    def _make_way(self, kind: Kind, key: str) -> None:
+        """Take a damaged object away, now that there is a whole one."""
+        assert self.store is not None
         if key in self._broken:
             self.store.remove(kind, key)
             self._broken.discard(key)
-            return self.store
-        return None if self.store.has(kind, key) else self.store
 
     def _refuse(self, kind: Kind, key: str, error: Exception) -> None:
         assert self.store is not None

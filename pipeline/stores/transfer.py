@@ -79,7 +79,8 @@ def _of_arrays(move: partial[Moved], found: Sequence[Need], *, threads: int, lab
     """Each array once, however many videos have it."""
     once = list({need.key: need for need in found}.values())
     by_key = {one.need.key: one for one in in_threads(move, once, threads=threads, label=label, unit="array")}
-    return [by_key[need.key] if need in once else Moved(need, _again(by_key[need.key].outcome)) for need in found]
+    done = ((need, by_key[need.key]) for need in found)
+    return [one if one.need == need else Moved(need, _again(one.outcome)) for need, one in done]
 
 
 def _again(outcome: Outcome) -> Outcome:
@@ -98,7 +99,7 @@ def _buckets(found: Sequence[Need]) -> list[list[Need]]:
 def _pull_array(arrays: FlowStore, shared: SharedStore, need: Need) -> Moved:
     if arrays.has(need.key):
         return Moved(need, "there")
-    arrays.remove(need.key)  # a folder that has lost its metadata would keep the place
+    arrays.remove_broken(need.key)
     remove_leftovers(arrays.path(need.key).parent)
     try:
         with shared.local("flow", need.key, folder=arrays.root) as archive:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.config import FlowConfig, FramesConfig, StoreConfig, WarpedFlowConfig
 from pipeline.dataset.receipts import Receipt
-from pipeline.stores.damage import Note, Notes
+from pipeline.stores.damage import DamagedArtifact, Note, Notes
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import samples
 from pipeline.stores.shared import SharedStore
@@ -181,3 +181,15 @@ def test_a_store_that_cannot_be_written_to_is_one_sentence(probed: Receipt, tmp_
     (tmp_path / "shared").chmod(0o555)
     with pytest.raises(OSError, match="the shared store .* cannot be used"):
         run("flow", probed, tmp_path / "one", use(tmp_path / "shared", mode="read-write"))
+
+
+def test_a_damaged_object_stays_until_there_is_a_whole_one(probed: Receipt, tmp_path: Path) -> None:
+    run("flow", probed, tmp_path / "one", use(tmp_path / "shared", mode="read-write"))
+    broken = objects(tmp_path / "shared")[0]
+    broken.write_bytes(b"")
+    sharing, local = use(tmp_path / "shared", mode="read-write"), FlowStore(tmp_path / "one" / "flow")
+    assert not sharing.take_flow(FlowStore(tmp_path / "two"), broken.stem)
+    next(path for path in local.path(broken.stem).rglob("0") if path.is_file()).write_bytes(b"")
+    with pytest.raises(DamagedArtifact):
+        sharing.give_flow(local, broken.stem)
+    assert broken.exists()

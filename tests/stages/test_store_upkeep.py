@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ import yaml
 from pipeline.config import load
 from pipeline.dataset.manifest import Manifest, Video
 from pipeline.dataset.plan import write_plan
+from pipeline.stores import audit, transfer
 from pipeline.stores.flow import FlowStore
-from pipeline.stores.inventory import needs
+from pipeline.stores.inventory import Need, needs
 from pipeline.stores.provenance import provenance
+from pipeline.stores.shared import SharedStore
 from tests.stages.store_project import (
     ARRAYS,
     CONFIG,
@@ -32,6 +35,7 @@ from tests.stages.store_project import (
     arrays,
     configure,
     files,
+    flip,
     process,
     rows,
     run,
@@ -99,6 +103,110 @@ def test_gc_of_the_shared_store(
     assert f"{ARRAYS} files and folders" in store("gc", *CONFIGURED, *settings, "--shared")[1]
     assert f"{ARRAYS} files and folders" in store("gc", *CONFIGURED, *settings, "--shared", "--delete")[1]
     assert rows(store("diff", *CONFIGURED)[1]) == {"frames": [8, 7, 7, 0, 1], "flow": [8, 7, 0, 0, 1]}
+
+
+def test_gc_leaves_a_folder_from_which_a_file_vanishes(
+    project: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    active = arrays()[0].parent / ".tmp-active"
+    active.mkdir()
+    for name in ("moving", "staying"):
+        (active / name).write_bytes(b"1")
+    listed = Path.rglob
+
+    def rglob(path: Path, pattern: str) -> list[Path]:
+        found = list(listed(path, pattern))
+        (active / "moving").unlink(missing_ok=True)  # by its job, before anybody asks for its time
+        return found
+
+    monkeypatch.setattr(Path, "rglob", rglob)
+    assert "0 files and folders, 0 B, deleted; 1 are too young" in store("gc", *CONFIGURED, "--delete")[1]
+    assert [path.name for path in active.iterdir()] == ["staying"]
+
+
+def test_workers_in_another_folder_find_the_same(
+    project: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    assert store("push", *CONFIGURED)[0] == 0
+    before = files(project)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    settings = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None, "silence_logs": 50}
+    with distributed.LocalCluster(host="127.0.0.1", **settings) as cluster:
+        monkeypatch.chdir(project)
+        there = ("--scheduler", cluster.scheduler_address)
+        for command in (("verify", "--remove", *CONFIGURED), ("verify", "--remove", "--shared", *CONFIGURED)):
+            status, out, _ = store(*command, *there)
+            assert (status, "none damaged" in out) == (0, True), out
+        assert store("stats", "work/stores", *there)[1] == store("stats", "work/stores")[1]
+        assert store("stats", "shared", *there)[1] == store("stats", "shared")[1]
+    assert files(project) == before
+
+
+@pytest.mark.parametrize("place", [(), ("--shared",)])
+def test_what_only_workers_miss_is_not_deleted(
+    place: tuple[str, ...], project: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert store("push", *CONFIGURED)[0] == 0
+    before = files(project)
+
+    def without_the_mount(pieces: Sequence[audit.Piece], **_: object) -> list[audit.Checked]:
+        return [audit.Checked(piece, 0, ("it is gone",)) for piece in pieces]
+
+    monkeypatch.setattr(audit, "verify", without_the_mount)
+    status, out, err = store("verify", *CONFIGURED, *place, "--remove")
+    count = out.count("damaged: ")
+    assert (status, count > ARRAYS) == (1, True)
+    assert f"{count} of them stay" in err
+    assert "is deleted" not in err
+    assert {name: data for name, data in files(project).items() if name != "work/.lock"} == before
+
+
+def test_verify_removes_nothing_in_read_mode(project: Path, store: Store) -> None:
+    assert store("push", *CONFIGURED)[0] == 0
+    damaged = sorted(Path("shared").glob("flow/*/*"))[0]
+    flip(damaged)
+    before = files(project)
+    configure(store={"shared": "shared", "mode": "read"})
+    status, _, err = store("verify", *CONFIGURED, "--shared", "--remove")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "set store.mode to read-write" in err
+    assert store("verify", *CONFIGURED, "--shared")[0] == 1
+    assert files(Path("shared")) == {name[7:]: data for name, data in before.items() if name.startswith("shared/")}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("verify", "file://{}/mistyped", "--remove"),
+        ("verify", *CONFIGURED, "--config", "store={{shared: mistyped, mode: read-write}}", "--shared", "--remove"),
+        ("gc", *CONFIGURED, "--config", "store={{shared: mistyped, mode: read-write}}", "--shared", "--delete"),
+    ],
+)
+def test_a_store_is_not_made_to_delete_from_it(command: tuple[str, ...], project: Path, store: Store) -> None:
+    Path("mistyped").mkdir()
+    status, _, err = store(*(word.format(project) for word in command))
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "is no shared store" in err
+    assert files(Path("mistyped")) == {}
+
+
+def test_pull_compares_each_video_only_with_its_own_array(project: Path, store: Store) -> None:
+    assert store("push", *CONFIGURED)[0] == 0
+    compared = []
+
+    class Counted(Need):
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return super().__eq__(other)
+
+        __hash__ = Need.__hash__
+
+    found = [Counted("flow", f"v{i}", f"{i // 2:032x}", "00000") for i in range(100)]  # two videos an array
+    moved = transfer.pull(load(Path("config.yaml")), found, shared=SharedStore("shared"), threads=2)
+    assert [(one.need.video, one.outcome) for one in moved] == [(f"v{i}", "absent") for i in range(100)]
+    assert len(compared) <= len(found)
 
 
 @pytest.mark.parametrize("command", [("gc", "--delete"), ("pull",), ("verify", "--remove")])

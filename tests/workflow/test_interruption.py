@@ -99,11 +99,12 @@ def doubled(rows: list[str]) -> list[str]:
     [
         (None, ["shard=3"], "unknown key 'shard'; the nearest known key is 'shards'"),
         (None, ["shards=many"], "shards is 'many'"),
-        (None, ["dataset=class_folders", "videos=nowhere"], "cannot read the folder nowhere"),
+        (None, ["dataset=class_folders", "videos=nowhere"], "class_folders does not read the key 'csv'"),
+        (None, ["videos=nowhere"], "8 of 8 listed videos are not in nowhere"),
         (None, ["splits=[split7]"], "no split 'split7'; it has split1"),
         (no_split, [], "has no column 'label'"),
         (no_training, [], "the class 'fractal' has no usable training video in split1"),
-        (doubled, [], "two videos have the id 'bars0'"),
+        (doubled, [], "the id 'bars0' is that of line 2 too"),
     ],
 )
 def test_bad_settings_are_one_sentence_and_write_nothing(

@@ -304,3 +304,25 @@ def test_a_damaged_array_is_not_packed(tmp_path: Path) -> None:
     with pytest.raises(DamagedArtifact, match="c/1/0/0/0"):
         store.pack(OWN_KEY, tmp_path / "a.zip")
     assert not (tmp_path / "a.zip").exists()
+
+
+def test_an_array_has_the_mode_of_the_store(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2775)
+    write(tmp_path, 3)
+    assert {path.stat().st_mode & 0o7777 for path in tmp_path.rglob("*") if path.is_dir()} == {0o2775}
+
+
+def test_what_is_broken_is_removed_and_what_is_whole_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 3)
+    store, before = FlowStore(tmp_path), content(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "has", lambda key: False)  # it was not there yet when that was asked
+        store.remove_broken(KEY)
+    assert content(tmp_path) == before
+    (store.path(KEY) / "zarr.json").unlink()
+    with pytest.raises(OSError, match="was not stored"):
+        write(tmp_path, 3)
+    store.remove_broken(KEY)
+    assert content(tmp_path) == {}
+    write(tmp_path, 3)
+    assert content(tmp_path) == before

@@ -318,3 +318,13 @@ def test_images_are_counted_exactly(tmp_path: Path) -> None:
 def test_a_section_that_imports_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="flow.imported is not set"):
         import_flow([], tmp_path, store=tmp_path, config=FlowConfig(size=(9, 9)))
+
+
+def test_an_array_that_has_lost_its_metadata_is_imported_again(tmp_path: Path) -> None:
+    config = section("dense_flow", images="png")
+    write_folder(tmp_path / "flow/one", smooth(3), config)
+    options: dict[str, Any] = {"store": tmp_path / "store", "config": config}
+    for _ in range(2):
+        assert import_flow([row("one", "v/one.avi")], tmp_path / "flow", **options).done == ("one",)
+        assert (read_all(tmp_path / "store", config, digest="one" * 8) == smooth(3)).all()
+        next((tmp_path / "store").rglob("zarr.json")).unlink()

@@ -11,13 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.dataset.keys import artifact_key
+from pipeline.stores.archive import TAIL_BYTES, pack_array
 from pipeline.stores.damage import DamagedArtifact
 from pipeline.stores.flow import FlowStore
+from pipeline.stores.members import ArrayArchive
 from pipeline.stores.provenance import made_by
 from pipeline.stores.shared import SharedStore, kind_of
 from tests.servers import Plain, Ranged, web_server
@@ -212,6 +215,12 @@ def test_a_bucket_or_a_server_that_is_not_there_is_an_error(s3_url: str, monkeyp
     [
         ("ftp://host/x", "begins with ftp://; a folder, s3:// and http"),
         ("s3://user:password@bucket/x", "holds a user or password"),
+        ("s3://", "names no bucket"),
+        ("s3:///x", "names no bucket"),
+        ("file://host/x", "no folder of this machine"),
+        ("file:x", "no folder of this machine"),
+        ("file:///x?y", "has a . or #"),
+        ("file:///x#y", "has a . or #"),
     ],
 )
 def test_an_address_that_is_none_is_refused(url: str, sentence: str) -> None:
@@ -306,3 +315,97 @@ def test_a_killed_writer_leaves_whole_objects_and_temporary_names(
     again.communicate()
     assert again.returncode == 0
     assert len(list(store.keys("flow"))) >= 5
+
+
+def modes(root: Path) -> set[int]:
+    return {path.stat().st_mode & 0o7777 for path in [root, *root.rglob("*")] if path.is_dir()}
+
+
+def test_who_may_write_in_the_root_may_write_below_it(tmp_path: Path) -> None:
+    root = tmp_path / "shared"
+    root.mkdir()
+    root.chmod(0o2775)
+    put(SharedStore(str(root), writable=True), KEY, b"x", tmp_path)
+    assert (root / "flow" / KEY[:2] / f"{KEY}.zip").is_file()
+    assert modes(root) == {0o2775}
+    assert not list(root.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize("mounted", [True, False], ids=["empty mount point", "nothing"])
+def test_a_store_that_vanishes_is_not_one_that_has_nothing(mounted: bool, tmp_path: Path) -> None:
+    root = tmp_path / "shared"
+    store = SharedStore(str(root), writable=True)
+    put(store, KEY, b"x", tmp_path)
+    root.rename(tmp_path / "unmounted")
+    if mounted:
+        root.mkdir()
+    with pytest.raises(OSError, match="has gone"):
+        store.has("flow", KEY)
+    with pytest.raises(OSError, match="has gone"):
+        store.read("flow", KEY, 0, 1)
+    with pytest.raises(OSError, match="has gone"):
+        list(store.keys("flow"))
+    with pytest.raises(OSError, match="has gone"):
+        put(store, OTHER, b"y", tmp_path)
+    assert root.exists() == mounted
+    assert not list(root.glob("*"))
+
+
+def test_a_stray_file_is_no_object(tmp_path: Path) -> None:
+    store = SharedStore(str(tmp_path / "shared"), writable=True)
+    put(store, KEY, b"x", tmp_path)
+    (tmp_path / "shared/flow/.DS_Store").write_bytes(b"")
+    (tmp_path / "shared/flow/xy").write_bytes(b"")
+    assert list(store.keys("flow")) == [(KEY, 1)]
+
+
+def test_a_file_address_may_have_escapes(tmp_path: Path) -> None:
+    put(SharedStore(f"file://{tmp_path}/a%20b", writable=True), KEY, b"x", tmp_path)
+    assert SharedStore(str(tmp_path / "a b")).has("flow", KEY)
+
+
+def array_archive(folder: Path, *, count: int, size: tuple[int, int]) -> SharedStore:
+    """A shared store with one array of noise."""
+    fields = np.random.default_rng(0).integers(0, 256, (count, 2, *size), np.uint8)
+    arrays = FlowStore(folder / "arrays")
+    arrays.write(KEY, iter(fields), describe=lambda count: {})
+    store = SharedStore(str(folder / "shared"), writable=True)
+    with store.incoming("flow", KEY, folder=folder) as path:
+        pack_array(arrays.path(KEY), path)
+    return store
+
+
+def test_opening_in_place_costs_one_read_and_keeps_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = array_archive(tmp_path, count=8, size=(64, 128))
+    assert (store.size("flow", KEY) or 0) > TAIL_BYTES
+    reads: list[int] = []
+    read = store.read
+
+    def counted(kind: Any, key: str, start: int, stop: int) -> bytes:
+        reads.append(stop - start)
+        return read(kind, key, start, stop)
+
+    monkeypatch.setattr(store, "read", counted)
+    arrays = FlowStore(tmp_path / "empty", shared=store)
+    arrays.attributes(KEY)
+    assert reads == [TAIL_BYTES]
+    arrays.read(KEY, 0, 1)  # its index was in what has been read
+    assert len(reads) == 2
+    opened = arrays._arrays[KEY].files
+    assert isinstance(opened, ArrayArchive)
+    assert opened._tail[1] == b""
+
+
+def test_a_network_error_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = array_archive(tmp_path, count=8, size=(64, 128))
+    read = store.read
+
+    def failing(kind: Any, key: str, start: int, stop: int) -> bytes:
+        if stop == store.size("flow", KEY) and start == stop - 8:
+            return read(kind, key, start, stop)
+        raise OSError("the network is down")
+
+    monkeypatch.setattr("pipeline.stores.members.TAIL_BYTES", 8)  # so that the directory is not in what is read at once
+    monkeypatch.setattr(store, "read", failing)
+    with pytest.raises(OSError, match="the network is down"):
+        FlowStore(tmp_path / "empty", shared=store).attributes(KEY)
