@@ -100,6 +100,7 @@ def test_training_stops_with_its_name_and_the_next_run_makes_it_anew(kind: str, 
     path = artifacts(project, pattern)[0]
     damage(path)
     shutil.rmtree(project.work / "runs")
+    (project.work / "report.html").unlink()
     run = project.run("--keep-going", target="train_all", check=False)
     assert run.returncode != 0
     notes = [json.loads(note.read_text()) for note in project.work.glob("damaged/*.json")]

@@ -152,7 +152,8 @@ def test_a_whole_run_on_a_disk_that_is_full_completes_once_there_is_room(
 @pytest.mark.parametrize("common", ["local", "shared"])
 def test_two_whole_runs_at_once(common: str, trained: tuple[Project, object], root: Path, tmp_path: Path) -> None:
     """Two datasets' runs that share a store: every artifact whole, and the bytes of a run alone."""
-    store = f"store={{{common}: {tmp_path / 'common'}, mode: read-write}}"
+    mode = ", mode: read-write" if common == "shared" else ""
+    store = f"store={{{common}: {tmp_path / 'common'}{mode}}}"
     projects = [make_project(tmp_path / name, root) for name in "ab"]
     both = [
         subprocess.Popen(
