@@ -258,7 +258,7 @@ class FlowStore:
     def remove_broken(self, key: str) -> None:
         """Delete a folder that has lost its metadata, which would keep the place of the array; never a whole array."""
         path = self.path(key)
-        if self.has(key) or not path.is_dir():
+        if not path.is_dir() or self.has(key):  # in this order, or one that is published between would be deleted
             return
         gone = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY))
         with contextlib.suppress(FileNotFoundError):

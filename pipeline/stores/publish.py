@@ -8,13 +8,16 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 TEMPORARY = ".tmp-"
 """Prefix of unfinished work; safe to delete when no run is active."""
 _NAME_LENGTH = 50
+_Made = TypeVar("_Made")
+_PROCESSES = 1000
+"""More than ever make one folder at the same moment."""
 
 
 @contextlib.contextmanager
@@ -45,7 +48,7 @@ def _prefix(path: Path) -> str:
 @contextlib.contextmanager
 def temporary_file(folder: Path) -> Iterator[Path]:
     """Yield an empty file with a temporary name; it is gone after the block, unless it was moved to its place."""
-    descriptor, name = tempfile.mkstemp(dir=folder, prefix=TEMPORARY)
+    descriptor, name = _first_in(folder, lambda: tempfile.mkstemp(dir=folder, prefix=TEMPORARY))
     os.close(descriptor)
     try:
         yield Path(name)
@@ -89,7 +92,8 @@ def make_folder(path: Path, *, root: Path) -> None:
     if path == root or path.is_dir():
         return
     make_folder(path.parent, root=root)
-    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY))  # not seen before it has its mode
+    # not seen before it has its mode
+    made = Path(_first_in(path.parent, lambda: tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY)))
     try:
         made.chmod(stat.S_IMODE(root.stat().st_mode))
         os.rename(made, path)
@@ -97,6 +101,21 @@ def make_folder(path: Path, *, root: Path) -> None:
         made.rmdir()
         if not path.is_dir():  # which another process has made and filled meanwhile
             raise
+
+
+def _first_in(folder: Path, make: Callable[[], _Made]) -> _Made:
+    """Make something in a folder that may be new.
+
+    As long as it is empty, another process in ``make_folder`` can put its own in its place: what was about to be made
+    in the one before fails, once for each such process.
+    """
+    for _ in range(_PROCESSES):
+        try:
+            return make()
+        except FileNotFoundError:
+            if not folder.is_dir():
+                raise
+    return make()
 
 
 @contextlib.contextmanager
@@ -112,7 +131,7 @@ def atomic_folder(path: Path, *, root: Path | None = None) -> Iterator[Path]:
     """
     (root or path.parent).mkdir(parents=True, exist_ok=True)
     make_folder(path.parent, root=root or path.parent)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY))
+    temporary = Path(_first_in(path.parent, lambda: tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY)))
     try:
         yield temporary
         mode = 0o755 if root is None else stat.S_IMODE(root.stat().st_mode)

@@ -63,6 +63,22 @@ def test_the_first_of_two_writers_wins(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_processes_that_make_the_same_new_folders_at_the_same_moment(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.stores.publish import atomic_folder\n"
+        "root, name = Path(sys.argv[1]), sys.argv[2]\n"
+        "for index in range(1000):\n"
+        "    with atomic_folder(root / str(index) / name, root=root) as folder:\n"
+        "        (folder / 'x').write_text(name)\n"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name], stderr=subprocess.PIPE, text=True)
+        for name in "abcd"
+    ]
+    assert [process.communicate()[1] for process in processes] == ["", "", "", ""]
+    assert all({name.name for name in (tmp_path / str(index)).iterdir()} == set("abcd") for index in range(1000))
+
+
 def test_kill_leaves_nothing_visible(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from pipeline.stores.publish import atomic_file, atomic_folder\n"
