@@ -43,6 +43,13 @@ def test_no_motion_is_zero_and_channels_keep_their_order(spec, modality) -> None
     assert got[:, [0, 1, 2, 4, 5, 6, 7, 8, 9]].abs().max() == 0
 
 
+def test_flow_of_torchvision_backbones_is_on_the_unit_scale() -> None:
+    raw = torch.tensor([0, 128, 255, 51], dtype=torch.uint8).view(1, 4, 1, 1)
+    got = Normalise(IMAGENET_INPUT, modality="flow", in_channels=4)(raw)
+    expected = [(value / 255 - 0.5) / 0.226 for value in (0, 128, 255, 51)]
+    np.testing.assert_allclose(got.flatten().numpy(), expected, atol=1e-6)
+
+
 def test_bytes_and_floats_give_the_same() -> None:
     normalise = Normalise(IMAGENET_INPUT, modality="rgb", in_channels=3)
     assert torch.equal(normalise(image()), normalise(image().float()))
