@@ -14,8 +14,11 @@ Measured for each: a random stack of five consecutive fields, and all fields in 
 finding and decoding. ``sequential_frames_per_s`` and ``stack_read_ms`` are ours, by CPU time, so of one core.
 
 Then ``FlowStore.verify`` and ``check_shard`` over every byte, MB a CPU second, and push to and pull from a shared
-folder (all checks in both directions, threads as the command has) against ``cp -r`` of the same arrays, by wall time:
-the median over rounds of the ratio in one round, because what a file system writes a second varies.
+folder (all checks in both directions, threads as the command has) beside ``cp -r`` of the same files to an empty
+folder. ``push_vs_cp`` and ``pull_vs_cp`` are of flow, those of frames have their names: the median over rounds of wall
+seconds of ``cp`` divided by those of push or pull in the same round, because what a file system does a second varies;
+``_best`` compares the fastest of all rounds, ``_cpu`` the least CPU seconds. A folder in memory (``--folder /dev/shm``)
+shows what we compute; a disk shows what its file system takes for folders and files, too.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import resource
 import shutil
 import statistics
 import subprocess
@@ -42,6 +46,7 @@ from numpy.typing import NDArray
 from benchmarks.frames import REAL_CLIP, make_clip
 from pipeline.config import Config, load
 from pipeline.dataset.keys import artifact_key
+from pipeline.dataset.plan import stage_recipes
 from pipeline.media.decode import gray_frames, jpeg_frames
 from pipeline.optical_flow.quantise import quantise
 from pipeline.optical_flow.solve import solve_video
@@ -52,11 +57,11 @@ from pipeline.stores.provenance import provenance
 from pipeline.stores.publish import atomic_file
 from pipeline.stores.shared import SharedStore
 from pipeline.stores.transfer import pull, push
-from stages.store import REQUESTS
 
 WIDTH, HEIGHT = 340, 256
 SNIPPET = 5
 READS = 40
+SHARDS = 4
 PIPELINES = {"zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs": "zarrs.ZarrsCodecPipeline"}
 Read = Callable[[int], Any]
 """Gives the five fields from one on."""
@@ -73,8 +78,7 @@ def source(folder: Path, *, fields: int) -> tuple[NDArray[np.uint8], list[bytes]
 def write_flow(store: FlowStore, flow: NDArray[np.uint8], *, video: int = 0) -> str:
     """Write an array as the flow stage would; returns its key."""
     digest = f"{video:032x}"
-    own = provenance("flow", parameters={}, digest=digest, software={})
-    key = artifact_key("flow", {}, digest)
+    own, key = _own("flow", digest), artifact_key("flow", {}, digest)
     store.write(key, iter(flow), describe=lambda count: {**own, "frames": count})
     return key
 
@@ -97,7 +101,8 @@ def readers(folder: Path, flow: NDArray[np.uint8]) -> dict[str, Read]:
         with h5py.File(folder / "flow.h5", "w") as file:
             chunk = {"chunks": (1, *flow.shape[1:]), "compression": "gzip", "shuffle": True}
             file.create_dataset("flow", data=flow, **chunk)
-        ways["hdf5"] = partial(_slice, h5py.File(folder / "flow.h5")["flow"])
+        # without its cache of decoded chunks, in which one short video would have room
+        ways["hdf5"] = partial(_slice, h5py.File(folder / "flow.h5", rdcc_nbytes=0)["flow"])
     return ways
 
 
@@ -146,50 +151,79 @@ def clocked(work: Callable[[], object]) -> tuple[float, float]:
 
 
 class Team:
-    """A local store of some videos, and how long it takes to a shared folder and back."""
+    """Local stores of some videos, and how long they take to a shared folder and back."""
 
     def __init__(self, folder: Path, flow: NDArray[np.uint8], images: list[bytes], *, videos: int) -> None:
-        self.folder, self.flow = folder, FlowStore(folder / "local" / "flow")
-        self.needs = [
-            Need("flow", f"v{video}", write_flow(self.flow, np.roll(flow, video, axis=0), video=video), "00000")
-            for video in range(videos)
-        ]
-        self.tar = self.config("local").store_folder("frames", "x") / "00000.tar"
-        own = provenance("frames", parameters={}, digest="0" * 32, software={})
-        with atomic_file(self.tar) as file:
-            writer = ShardWriter(file, folder=self.tar.parent)
-            for video in range(videos):
-                own = provenance("frames", parameters={}, digest=f"{video:032x}", software={})
-                key = artifact_key("frames", {}, f"{video:032x}")
-                writer.add(images, metadata={"id": f"v{video:05d}", "artifact_key": key, **own})
-            writer.finish()
+        self.folder = folder
+        self.local, self.other = self._config("local"), self._config("other")
+        self.arrays = FlowStore(self.local.store_folder("flow", ""))
+        self.tars = self.local.store_folder("frames", stage_recipes(self.local)["frames"])
+        self.needs: dict[str, list[Need]] = {"flow": [], "frames": []}
+        for shard in range(SHARDS):
+            name = f"{shard:05d}"
+            with atomic_file(self.tars / f"{name}.tar") as file:
+                writer = ShardWriter(file, folder=self.tars)
+                for video in range(shard, videos, SHARDS):
+                    key = write_flow(self.arrays, np.roll(flow, video, axis=0), video=video)
+                    self.needs["flow"].append(Need("flow", f"v{video:05d}", key, name))
+                    digest = f"{video:032x}"
+                    own, key = _own("frames", digest), artifact_key("frames", {}, digest)
+                    writer.add(images, metadata={"id": f"v{video:05d}", "artifact_key": key, **own})
+                    self.needs["frames"].append(Need("frames", f"v{video:05d}", key, name))
+                writer.finish()
 
-    def config(self, local: str) -> Config:
+    def _config(self, local: str) -> Config:
         """Of a run with its stores in a folder."""
         store = {"local": str(self.folder / local), "shared": str(self.folder / "shared"), "mode": "read-write"}
         return load({"name": "team", "dataset": "demo", "store": store, "work": str(self.folder / "work")})
 
-    @property
-    def flow_mb(self) -> float:
-        """Of all arrays."""
-        return sum(path.stat().st_size for path in self.flow.root.rglob("*") if path.is_file()) / 1e6
+    def mb(self, what: str) -> float:
+        """Of all arrays, or of all tars."""
+        root = self.arrays.root if what == "flow" else self.tars
+        return sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) / 1e6
 
     def verify(self) -> tuple[float, float]:
         """MB that were checked a CPU second, of flow and of frames."""
-        _, flow = clocked(lambda: [self.flow.verify(need.key) for need in self.needs])
-        _, frames = clocked(lambda: check_shard(self.tar))
-        return self.flow_mb / flow, self.tar.stat().st_size / 1e6 / frames
+        _, flow = clocked(lambda: [self.arrays.verify(need.key) for need in self.needs["flow"]])
+        _, frames = clocked(lambda: [check_shard(tar) for tar in self.tars.iterdir()])
+        return self.mb("flow") / flow, self.mb("frames") / frames
 
-    def round_trip(self) -> tuple[float, float, float]:
-        """Wall seconds of ``cp -r``, push and pull of the arrays."""
+    def round_trip(self, what: str) -> dict[str, tuple[float, float]]:
+        """Wall and CPU seconds of ``cp -r``, push and pull."""
         for name in ("copied", "shared", "other"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         shared = SharedStore(str(self.folder / "shared"), writable=True)
-        cp = ["cp", "-r", str(self.flow.root), str(self.folder / "copied")]
-        copied, _ = clocked(lambda: subprocess.run(cp, check=True))
-        pushed, _ = clocked(lambda: push(self.config("local"), self.needs, shared=shared, threads=REQUESTS))
-        pulled, _ = clocked(lambda: pull(self.config("other"), self.needs, shared=shared, threads=REQUESTS))
-        return copied, pushed, pulled
+        needs, cp = self.needs[what], ["cp", "-r", str(self.arrays.root if what == "flow" else self.tars)]
+        before = _children_seconds()
+        copied, _ = clocked(lambda: subprocess.run([*cp, str(self.folder / "copied")], check=True))
+        copied_cpu = _children_seconds() - before
+        pushed = clocked(lambda: push(self.local, needs, shared=shared))
+        pulled = clocked(lambda: pull(self.other, needs, shared=shared))
+        return {"cp": (copied, copied_cpu), "push": pushed, "pull": pulled}
+
+
+def _own(stage: str, digest: str) -> dict[str, Any]:
+    return provenance(stage, parameters={}, digest=digest, software={})
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def sharing(team: Team, what: str, *, rounds: int) -> dict[str, float]:
+    """Speed of push and pull, and as parts of that of ``cp``."""
+    trips = [team.round_trip(what) for _ in range(rounds)]
+    suffix, size = "" if what == "flow" else f"_{what}", team.mb(what)
+    best = {way: [min(trip[way][clock] for trip in trips) for clock in (0, 1)] for way in trips[0]}
+    told: dict[str, float] = {f"cp{suffix}_mb_per_s": round(size / best["cp"][0])}
+    for way in ("push", "pull"):
+        ratios = [trip["cp"][0] / trip[way][0] for trip in trips]
+        told[f"{way}{suffix}_vs_cp"] = round(statistics.median(ratios), 2)
+        told[f"{way}{suffix}_vs_cp_best"] = round(best["cp"][0] / best[way][0], 2)
+        told[f"{way}{suffix}_vs_cp_cpu"] = round(best["cp"][1] / best[way][1], 2)
+        told[f"{way}{suffix}_mb_per_s"] = round(size / best[way][0])
+    return told
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -197,27 +231,24 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stores", description=main.__doc__)
     parser.add_argument("--fields", type=int, default=120, help="of a video")
     parser.add_argument("--videos", type=int, default=40, help="that are verified, pushed and pulled")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--folder", type=Path, help="where the stores are written; by default that of temporary files")
     arguments = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         flow, images = source(Path(name), fields=arguments.fields)
         ways = readers(Path(name), flow)
         result = reading(ways, fields=arguments.fields, rounds=arguments.rounds)
         team = Team(Path(name) / "team", flow, images, videos=arguments.videos)
         verified = list(zip(*(team.verify() for _ in range(arguments.rounds)), strict=True))
-        trips = [team.round_trip() for _ in range(arguments.rounds)]
-        size, sizes = team.flow_mb, stored(Path(name))
+        shared = sharing(team, "flow", rounds=arguments.rounds) | sharing(team, "frames", rounds=arguments.rounds)
+        sizes = stored(Path(name))
     told = {
         "benchmark": "stores",
         "stack_read_ms": result["ours_cpu_ms"],
         "sequential_frames_per_s": result["ours_frames_per_cpu_s"],
         "verify_mb_per_s": round(statistics.median(verified[0])),
         "verify_frames_mb_per_s": round(statistics.median(verified[1])),
-        "push_vs_cp": round(statistics.median(copied / pushed for copied, pushed, _ in trips), 2),
-        "pull_vs_cp": round(statistics.median(copied / pulled for copied, _, pulled in trips), 2),
-        "cp_mb_per_s": round(statistics.median(size / copied for copied, _, _ in trips)),
-        "push_mb_per_s": round(statistics.median(size / pushed for _, pushed, _ in trips)),
-        "pull_mb_per_s": round(statistics.median(size / pulled for _, _, pulled in trips)),
+        **shared,
         **result,
         **{f"{way}_bytes_per_field": round(bytes_ / arguments.fields) for way, bytes_ in sizes.items()},
     }

@@ -36,8 +36,6 @@ from pipeline.stores.shared import SharedStore
 DEMO = Path(__file__).resolve().parent.parent / "config" / "demo.yaml"
 NAMED = 5
 """Videos that are named where many are counted."""
-REQUESTS = 8
-"""Artifacts that are copied at a time."""
 
 
 def ls(arguments: argparse.Namespace) -> int:
@@ -116,7 +114,7 @@ def _tell_moved(
     move: Callable[..., list[transfer.Moved]],
     found: Sequence[Need],
     shared: SharedStore,
-    threads: int,
+    threads: int | None,
 ) -> int:
     unusable, failed = quarantined(config), 0
     by_stage: dict[str, list[transfer.Moved]] = defaultdict(list)
@@ -354,7 +352,7 @@ def _parser() -> argparse.ArgumentParser:
         own.add_argument("--videos", nargs="+", metavar="ID", help="only these")
         own.add_argument("--list", type=Path, metavar="FILE", help="only these, one id a line")
         own.add_argument("--stage", nargs="+", metavar="STAGE", help="only frames, flow or warped_flow")
-        own.add_argument("--threads", type=_count, default=REQUESTS, help="artifacts copied at a time")
+        own.add_argument("--threads", type=_count, help="artifacts copied at a time; else as suits the store")
     command("diff", diff).add_argument("--all", action="store_true", help=f"name every video, not {NAMED}")
     own = command("gc", gc)
     own.add_argument("--delete", action="store_true", help="delete; without it nothing is changed")

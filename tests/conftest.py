@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -45,6 +47,29 @@ def s3_url(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in {**S3_ENVIRONMENT, "AWS_ENDPOINT_URL": s3_endpoint}.items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def real_s3_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of its own on the server that the environment names, of which this process and its children know.
+
+    WHEREWHEN_S3_ENDPOINT is its address, ``http://host:port``; WHEREWHEN_S3_KEY and WHEREWHEN_S3_SECRET are its keys.
+    """
+    from tests.servers import S3_ENVIRONMENT, real_s3_bucket
+
+    names = ("WHEREWHEN_S3_ENDPOINT", "WHEREWHEN_S3_KEY", "WHEREWHEN_S3_SECRET")
+    if lacking := [name for name in names if name not in os.environ]:
+        pytest.skip(f"no S3 server is named: {', '.join(lacking)} not set")
+    address, key, secret = (os.environ[name] for name in names)
+    own = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+    for name, value in {**S3_ENVIRONMENT, **own}.items():
+        monkeypatch.setenv(name, value)
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(real_s3_bucket(address))
+        except OSError as error:
+            pytest.skip(f"the S3 server does not answer: {error}")
+        yield f"{url}/team"
 
 
 @pytest.fixture

@@ -1,17 +1,21 @@
-"""Servers on loopback: S3 by moto, and plain web servers with and without byte ranges."""
+"""Servers: S3 by moto, a real one that the environment names, and web servers with and without byte ranges."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import socket
+import struct
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 BUCKET = "team"
 S3_ENVIRONMENT = {
@@ -24,16 +28,9 @@ S3_ENVIRONMENT = {
 
 @contextlib.contextmanager
 def s3_server() -> Iterator[str]:
-    """An S3 server with the bucket ``team``; gives its address.
-
-    It is moto's, unless ``WHEREWHEN_TEST_S3`` is the address of another with the user ``test``, secret ``testtest1``.
-    """
+    """moto's S3 server with the bucket ``team``; gives its address."""
     from moto.server import ThreadedMotoServer
 
-    if other := os.environ.get("WHEREWHEN_TEST_S3"):
-        _make_bucket(other)
-        yield other
-        return
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -49,6 +46,30 @@ def _make_bucket(address: str) -> None:
 
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "testtest1", "region_name": "us-east-1"}
     boto3.client("s3", endpoint_url=address, **keys).create_bucket(Bucket=BUCKET)
+
+
+@contextlib.contextmanager
+def real_s3_bucket(address: str) -> Iterator[str]:
+    """A bucket of its own on the server at an address, whose keys are in the environment; gives its URL.
+
+    Raises:
+        OSError: the server does not answer.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    client, bucket = boto3.client("s3", endpoint_url=address), f"wherewhen-{os.getpid()}-{time.time_ns()}"
+    try:
+        client.create_bucket(Bucket=bucket)
+    except BotoCoreError as error:
+        raise OSError(str(error)) from None
+    try:
+        yield f"s3://{bucket}"
+    finally:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for found in page.get("Contents", ()):
+                client.delete_object(Bucket=bucket, Key=found["Key"])
+        client.delete_bucket(Bucket=bucket)
 
 
 class Plain(SimpleHTTPRequestHandler):
@@ -83,11 +104,33 @@ class Ranged(Plain):
         return BytesIO(data[start:stop])
 
 
+class Unreliable(Ranged):
+    """The same, but the first two requests for anything find the connection broken, and all for ``dead``."""
+
+    asked: ClassVar[Counter[tuple[str, str]]] = Counter()
+
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        self.asked[self.command, self.path] += 1
+        if self.asked[self.command, self.path] < 3 or "dead" in self.path:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # with a reset
+            self.close_connection = True
+            self.connection.close()
+            return None
+        return super().send_head()
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64  # socketserver's 5 lets connections wait that come at once
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that has gone is nothing to print."""
+
+
 @contextlib.contextmanager
 def web_server(folder: Path, handler: type[Plain] = Ranged) -> Iterator[str]:
     """Serve a folder; gives its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), partial(handler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

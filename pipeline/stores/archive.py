@@ -11,12 +11,14 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
+import google_crc32c
 
 from pipeline.stores.checksum import crc32c_of
-from pipeline.stores.publish import atomic_folder
 
 TAIL_BYTES = 72 << 10
 """Bytes at the end of an archive that are read at once; they hold its directory and the metadata of the array.
@@ -24,10 +26,11 @@ More than the 65,577 in which ``zipfile`` looks for the directory, or every arch
 
 _COMMENT = b"wherewhen crc32c="
 _CHECKSUM_BYTES = 8  # hexadecimal digits
-_BLOCK_BYTES = 96 << 10  # memory of 128 KB and more would be had from the system, and zeroed, for each block
+_BLOCK_BYTES = 1 << 20
 _LOCAL_HEADER_BYTES = 30
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _MODE = stat.S_IFREG | 0o644
+_UNIX = 3
 _NAME = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -44,33 +47,79 @@ def file_names(folder: Path) -> list[str]:
     return sorted(f"{parent}/{name}"[start:] for parent, _, names in os.walk(folder) for name in names)
 
 
-def pack_array(folder: Path, archive: Path) -> None:
-    """Pack the files of a folder.
+class ArchiveWriter:
+    """Writes an archive, one file after the other; each byte is read, summed and written once.
 
     Args:
-        folder: of an array.
-        archive: file to write; the caller sees to it that nobody reads it before it is whole.
+        file: empty and buffered; nobody reads it before ``finish`` has returned.
     """
-    names = file_names(folder)
-    with archive.open("w+b") as file:
-        with zipfile.ZipFile(file, "w") as packed:
-            for name in names:  # zarr.json comes last, near the directory
-                _add(packed, folder / name, name)
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._out = _Summed(file)
+        self._infos: list[zipfile.ZipInfo] = []
+
+    def add(self, name: str, spans: Iterable[bytes], *, size: int, crc32: int) -> None:
+        """Write a file.
+
+        Args:
+            name: of it, with ``/`` between folders.
+            spans: its content.
+            size: of that, bytes.
+            crc32: of that, as ZIP has it; like the size it stands in front.
+
+        Raises:
+            ValueError: the content is of another size.
+        """
+        info = zipfile.ZipInfo(name, _EPOCH)
+        info.external_attr, info.create_system = _MODE << 16, _UNIX
+        info.CRC, info.file_size, info.compress_size = crc32, size, size
+        info.header_offset = self._out.tell()
+        self._out.write(info.FileHeader(zip64=False))
+        for span in spans:
+            self._out.write(span)
+        if self._out.tell() != info.header_offset + _LOCAL_HEADER_BYTES + len(name) + size:
+            raise ValueError(f"{name} has changed while it was read")
+        self._infos.append(info)
+
+    def finish(self) -> int:
+        """Write the directory and the checksum; returns the size of the archive, bytes."""
+        with zipfile.ZipFile(self._out, "w") as packed:  # which writes the directory where the file is at
+            packed.filelist = self._infos
             packed.comment = _COMMENT + bytes(_CHECKSUM_BYTES)
-        end = file.seek(0, os.SEEK_END) - _CHECKSUM_BYTES
-        checksum = crc32c_of(_blocks(file.fileno(), 0, end))
-        file.seek(end)
-        file.write(checksum.encode())
+        return self._out.finish()
 
 
-def _add(packed: zipfile.ZipFile, path: Path, name: str) -> None:
-    info = zipfile.ZipInfo(name, _EPOCH)
-    info.external_attr = _MODE << 16
-    info.create_system = 3
-    info.file_size = path.stat().st_size  # decides before writing whether the sizes need 64 bits
-    with path.open("rb") as source, packed.open(info, "w") as target:
-        while block := source.read(_BLOCK_BYTES):
-            target.write(block)
+class _Summed:
+    """A file that is written from begin to end, and knows the checksum of all but its last bytes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._checksum = self._position = 0
+        self._last = b""
+
+    def write(self, data: bytes) -> int:
+        self._sum(self._last)
+        self._last = data
+        self._position += len(data)
+        return len(data)
+
+    def _sum(self, data: bytes) -> None:
+        self._checksum = google_crc32c.extend(self._checksum, data)
+        self._file.write(data)
+
+    def tell(self) -> int:
+        return self._position
+
+    def flush(self) -> None:
+        """Nothing waits but what the checksum takes the place of."""
+
+    def close(self) -> None:
+        """The file is its owner's."""
+
+    def finish(self) -> int:
+        self._sum(self._last[:-_CHECKSUM_BYTES])
+        self._file.write(f"{self._checksum:08x}".encode())
+        return self._position
 
 
 def check_archive(archive: Path) -> int:
@@ -80,45 +129,63 @@ def check_archive(archive: Path) -> int:
         Number of bytes.
 
     Raises:
-        ValueError: one is not as it was written, or the file was not written by ``pack_array``.
+        ValueError: one is not as it was written, or ``ArchiveWriter`` did not write it.
     """
     with archive.open("rb", buffering=0) as file:
-        end = os.fstat(file.fileno()).st_size - _CHECKSUM_BYTES
-        if end < len(_COMMENT):
-            raise ValueError("it is no archive of an array")
-        if os.pread(file.fileno(), len(_COMMENT), end - len(_COMMENT)) != _COMMENT:
-            raise ValueError("it does not end as an archive of an array does")
-        checksum = crc32c_of(_blocks(file.fileno(), 0, end))
-        if os.pread(file.fileno(), _CHECKSUM_BYTES, end) != checksum.encode():
+        size, expected = _ending(file.fileno())
+        if crc32c_of(_blocks(file.fileno(), 0, size - _CHECKSUM_BYTES)) != expected:
             raise ValueError("its checksum is wrong")
-    return end + _CHECKSUM_BYTES
+    return size
 
 
-def unpack_array(archive: Path, folder: Path) -> None:
-    """Unpack an archive into a new folder, atomically, after a check of every byte.
+def _ending(descriptor: int) -> tuple[int, str]:
+    """Size of an archive and the checksum that it ends with."""
+    size = os.fstat(descriptor).st_size
+    start = size - len(_COMMENT) - _CHECKSUM_BYTES
+    if start < 0:
+        raise ValueError("it is no archive of an array")
+    ending = os.pread(descriptor, size - start, start)
+    if not ending.startswith(_COMMENT):
+        raise ValueError("it does not end as an archive of an array does")
+    return size, ending.removeprefix(_COMMENT).decode("ascii", "replace")
+
+
+def extract(archive: Path, folder: Path) -> set[str]:
+    """Unpack an archive into an empty folder, checking every byte on its way.
+
+    Returns:
+        Names of the files.
 
     Raises:
-        ValueError: it is damaged, or holds a link or a file outside of the folder; nothing is written.
+        ValueError: it is damaged, or holds a link or a file outside of the folder. Nothing was written outside, and
+            what was written in the folder is not to be used.
     """
-    with atomic_folder(folder) as temporary:
-        extract(archive, temporary)
-
-
-def extract(archive: Path, folder: Path) -> None:
-    """Unpack an archive into an empty folder, after a check of every byte.
-
-    Raises:
-        ValueError: as ``unpack_array``.
-    """
-    size = check_archive(archive)
     with archive.open("rb", buffering=0) as file:
         descriptor = file.fileno()
-        for name, member in members(lambda start, stop: os.pread(descriptor, stop - start, start), size=size).items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as target:
-                for block in _blocks(descriptor, member.offset, member.offset + member.size):
-                    target.write(block)
+        size, expected = _ending(descriptor)
+        found = members(lambda start, stop: os.pread(descriptor, stop - start, start), size=size)
+        checksum = crc32c_of(_unpacking(descriptor, found, folder, stop=size - _CHECKSUM_BYTES))
+    if checksum != expected:
+        raise ValueError("its checksum is wrong")
+    return set(found)
+
+
+def _unpacking(descriptor: int, found: dict[str, Member], folder: Path, *, stop: int) -> Iterator[bytes]:
+    """Every byte of an archive up to ``stop``, of which those of members have been written."""
+    position, made = 0, {str(folder)}
+    for name, (offset, size) in sorted(found.items(), key=itemgetter(1)):
+        if offset < position:
+            raise ValueError(f"it holds {name!r} where another file lies")
+        yield from _blocks(descriptor, position, offset)
+        position = offset + size
+        if (parent := os.path.dirname(f"{folder}/{name}")) not in made:
+            os.makedirs(parent, exist_ok=True)
+            made.add(parent)
+        with open(f"{folder}/{name}", "wb") as target:
+            for block in _blocks(descriptor, offset, position):
+                target.write(block)
+                yield block
+    yield from _blocks(descriptor, position, stop)
 
 
 def members(read: Callable[[int, int], bytes], *, size: int) -> dict[str, Member]:
@@ -129,7 +196,7 @@ def members(read: Callable[[int, int], bytes], *, size: int) -> dict[str, Member
         size: of the archive, bytes.
 
     Raises:
-        ValueError: it is not as ``pack_array`` writes it.
+        ValueError: it is not as ``ArchiveWriter`` writes it.
         OSError: ``read`` raised it.
     """
     ranges = _Ranges(read, size)

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pipeline.config import Config
 from pipeline.dataset.plan import stage_recipes
@@ -93,8 +92,7 @@ def of_shared(store: SharedStore, *, found: Iterable[Need] = ()) -> list[Piece]:
 
 def anywhere(store: SharedStore) -> SharedStore:
     """The same store, whatever folder a process is in, to read only: what looks for a store must not make it."""
-    folder = not urlsplit(store.url).scheme
-    return SharedStore(str(Path(store.url).expanduser().absolute()) if folder else store.url)
+    return SharedStore(store.url if store.folder is None else str(store.folder.absolute()))
 
 
 def _vouched_keys(config: Config) -> set[str]:

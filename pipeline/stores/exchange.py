@@ -17,6 +17,7 @@ from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import FrameShards
 from pipeline.stores.imports import FlowStage, import_flow
 from pipeline.stores.layouts import Suffix, Tool
+from pipeline.stores.ready import make_local
 from pipeline.stores.shared import SharedStore
 
 NAMED = 5
@@ -52,6 +53,7 @@ def import_folders(config: Config, *, root: Path, stage: FlowStage, jobs: int) -
         ValueError: the configuration imports nothing, there is no plan, or folders cannot be told apart.
     """
     section, rows = getattr(config, stage), read_rows(config.work_dir / "plan", "media")
+    make_local(config)
     found = import_flow(rows, root, store=config.store_folder(stage, ""), config=section, stage=stage, processes=jobs)
     for name, reason in found.refused.items():
         _say(f"{name}: not imported: {reason}")

@@ -24,8 +24,10 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -35,13 +37,13 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from pipeline.stores.archive import extract, pack_array
+from pipeline.stores.archive import ArchiveWriter, extract
 from pipeline.stores.checksum import crc32c, seal, unseal
 from pipeline.stores.damage import DamagedArtifact, damaged
-from pipeline.stores.members import ArrayArchive, ArrayFolder, Files
+from pipeline.stores.members import ArrayArchive, ArrayFolder, Files, read_spans
 from pipeline.stores.provenance import check_address, refuse_other
 from pipeline.stores.publish import TEMPORARY, atomic_folder
-from pipeline.stores.sharding import Layout, check_shards, end_bytes, layout, read_chunks
+from pipeline.stores.sharding import Layout, checked_spans, end_bytes, layout, read_chunks
 from pipeline.stores.shared import SharedStore
 
 SHARD_BYTES = 96 << 20
@@ -53,6 +55,8 @@ _CACHED_ARRAYS = 4096
 _METADATA = "zarr.json"
 _PAIRS = "pairs.npz"
 _PAIRS_CHECKSUM = "pairs_crc32c"
+_CRC32 = "crc32"
+"""Of the files beside the metadata, as a ZIP of them needs it; to find it takes as long as all else of packing."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class FlowStore:
         parameters: settings that every array read must have been made with; the flow section of the configuration.
             A store that only writes needs none.
         provenance: other attributes that every array read must have, as its stage and that stage's version.
-        shared: where arrays that are not in the folder are read in place.
+        shared: where arrays are that are not in the folder.
+        copied: whether those are copied into the folder when one is first read, and not read in place.
     """
 
     def __init__(
@@ -82,11 +87,13 @@ class FlowStore:
         parameters: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
         shared: SharedStore | None = None,
+        copied: bool = False,
     ) -> None:
         self.root = root
         self._parameters = parameters
         self._provenance = provenance or {}
         self._shared = shared
+        self._copied = copied
         self._arrays: dict[str, _Array] = {}
 
     def path(self, key: str) -> Path:
@@ -138,6 +145,8 @@ class FlowStore:
             attributes = {**describe(count), "artifact_key": key}
             if found := pairs():
                 attributes[_PAIRS_CHECKSUM] = _write_pairs(folder / _PAIRS, found)
+            beside = ArrayFolder(folder)
+            attributes[_CRC32] = {name: _crc32(read_spans(beside, name)) for name in beside.names() - {_METADATA}}
             array.update_attributes(attributes)
             metadata = json.loads((folder / _METADATA).read_bytes())
             (folder / _METADATA).write_bytes(seal(metadata, part="attributes"))
@@ -208,22 +217,27 @@ class FlowStore:
         Raises:
             DamagedArtifact: one is not as it was written, or a file is missing or too many.
         """
-        self._arrays.pop(key, None)
-        array = self._open(key)
-        try:
-            check_address(key, array.attributes)
-            return _check_bytes(array)
-        except (FileNotFoundError, ValueError) as error:
-            raise damaged("flow", key=key, file=array.files.where, reason=error) from None
+        with self._checked(key) as array:
+            return sum(len(span) for _, spans in _contents(array) for span in spans)
 
-    def pack(self, key: str, archive: Path) -> None:
-        """Write an array of the folder as one file, after a check of every byte.
+    def pack(self, key: str, archive: Path) -> int:
+        """Write an array of the folder as one file, checking every byte on its way.
+
+        Args:
+            key: artifact key.
+            archive: an empty file, which nobody reads before it is whole.
+
+        Returns:
+            Size of the archive, bytes.
 
         Raises:
-            DamagedArtifact: it is missing or damaged.
+            DamagedArtifact: the array is missing or damaged; the archive is not to be used.
         """
-        self.verify(key)
-        pack_array(self.path(key), archive)
+        with archive.open("wb") as file, self._checked(key) as array:
+            packed = ArchiveWriter(file)
+            for name, spans in _contents(array):
+                packed.add(name, spans, size=_size(array, name), crc32=_known_crc32(array, name))
+            return packed.finish()
 
     def adopt(self, key: str, archive: Path) -> None:
         """Take an array that ``pack`` wrote, here or elsewhere, into the folder, atomically, after a check.
@@ -233,13 +247,26 @@ class FlowStore:
         """
         try:
             with atomic_folder(self.path(key), root=self.root) as folder:
-                extract(archive, folder)
+                names = extract(archive, folder)
                 array = _load(ArrayFolder(folder), key)
-                if other := array.files.names() ^ _names(array):
+                if other := names ^ _names(array):
                     raise ValueError(f"it lacks {min(other)}, or holds it without need")
         except (FileNotFoundError, ValueError) as error:
             raise damaged("flow", key=key, file=archive, reason=error) from None
         self._check_there(key)
+
+    @contextlib.contextmanager
+    def _checked(self, key: str) -> Iterator[_Array]:
+        """A block that looks at every byte of an array, in which what is wrong with it becomes damage."""
+        self._arrays.pop(key, None)
+        array = self._open(key)
+        try:
+            check_address(key, array.attributes)
+            if other := array.files.names() ^ _names(array):
+                raise ValueError(f"{min(other)} is missing, or is none of its files")
+            yield array
+        except (FileNotFoundError, ValueError) as error:
+            raise damaged("flow", key=key, file=array.files.where, reason=error) from None
 
     def _check_there(self, key: str) -> None:
         """Notice a folder that kept the place of an array and is none."""
@@ -275,6 +302,8 @@ class FlowStore:
         except FileNotFoundError:
             places = str(self.root) if self._shared is None else f"{self.root} or {self._shared.url}"
             raise DamagedArtifact(f"there is no flow {key} in {places}; run again and it is made") from None
+        except DamagedArtifact:
+            raise
         except ValueError as error:
             raise damaged("flow", key=key, file=self.path(key), reason=error) from None
         if self._parameters is not None:
@@ -289,9 +318,12 @@ class FlowStore:
         return array
 
     def _files(self, key: str) -> Files:
-        if self._shared is None or self.has(key):
-            return ArrayFolder(self.path(key))
-        return ArrayArchive(self._shared, "flow", key)
+        if self._shared is not None and not self.has(key):
+            if not self._copied:
+                return ArrayArchive(self._shared, "flow", key)
+            with self._shared.local("flow", key, folder=self.root) as archive:
+                self.adopt(key, archive)
+        return ArrayFolder(self.path(key))
 
 
 def _load(files: Files, key: str) -> _Array:
@@ -310,18 +342,30 @@ def _names(array: _Array) -> set[str]:
     return names | {_PAIRS} if _PAIRS_CHECKSUM in array.attributes else names
 
 
-def _check_bytes(array: _Array) -> int:
-    """Check all but the metadata, which was checked when it was read. Raises FileNotFoundError or ValueError."""
-    if other := array.files.names() ^ _names(array):
-        raise ValueError(f"{min(other)} is missing, or is none of its files")
-    check_shards(array.files, layout=array.layout)
-    if _PAIRS_CHECKSUM in array.attributes:
-        _read_pairs(array)
-    sizes = []
-    for name in _names(array):
-        with array.files.open(name) as file:
-            sizes.append(file.size)
-    return sum(sizes)
+def _contents(array: _Array) -> Iterator[tuple[str, Iterable[bytes]]]:
+    """Name and bytes of each file in order, every byte checked; those of the metadata when they were read first."""
+    shards = {array.layout.file(number): number for number in range(array.layout.shards)}
+    for name in sorted(_names(array)):
+        if name in shards:
+            yield name, checked_spans(array.files, shards[name], layout=array.layout)
+        elif name == _PAIRS:
+            yield name, [_read_pairs(array)]
+        else:
+            yield name, read_spans(array.files, name)
+
+
+def _known_crc32(array: _Array, name: str) -> int:
+    known: int | None = array.attributes.get(_CRC32, {}).get(name)
+    return _crc32(read_spans(array.files, name)) if known is None else known
+
+
+def _crc32(spans: Iterable[bytes]) -> int:
+    return reduce(lambda value, span: zlib.crc32(span, value), spans, 0)
+
+
+def _size(array: _Array, name: str) -> int:
+    with array.files.open(name) as file:
+        return file.size
 
 
 def _write_pairs(path: Path, pairs: dict[str, NDArray[Any]]) -> str:

@@ -16,7 +16,6 @@ Shapes: H W height and width of the stored frames.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import tarfile
 import tempfile
@@ -24,6 +23,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote
@@ -35,14 +35,11 @@ from numpy.typing import NDArray
 from pipeline.stores.checksum import crc32c, seal, unseal
 from pipeline.stores.damage import DamagedArtifact
 from pipeline.stores.provenance import check_address, refuse_other
+from pipeline.stores.tar import BLOCK, Jpeg, header_length, image_headers, laid_out, member, padded, runs
 
 Image = TypeVar("Image")
-Jpeg = tuple[int, int, str]
-"""Offset, size and checksum of an image."""
-
-_BLOCK = tarfile.BLOCKSIZE
 _SPOOL_BYTES = 16 << 20  # a video's JPEGs beyond this wait on disk, not in memory
-_COPY_BYTES = 96 << 10  # memory of 128 KB and more would be had from the system, and zeroed, for each
+_COPY_BYTES = 1 << 20
 _CACHED_SAMPLES = 2048
 
 
@@ -51,11 +48,6 @@ def encode_id(video_id: str) -> str:
     if not video_id:
         raise ValueError("a video's id is empty; give every video a name")
     return quote(video_id, safe="", errors="surrogatepass").replace(".", "%2E")
-
-
-def decode_id(key: str) -> str:
-    """The id that ``encode_id`` encoded."""
-    return unquote(key, errors="surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,8 @@ class ShardWriter:
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES, dir=str(self._folder)) as spool:
             sums = [(spool.write(image), crc32c(image)) for image in images]
             spool.seek(0)
-            return self._write(metadata, sums, (spool.read(size) for size, _ in sums))
+            parts = ([spool.read(size) for size, _ in sums[first:stop]] for first, stop in runs(sums))
+            return self._write(metadata, sums, parts)
 
     def copy(self, source: int, sample: Sample) -> Sample:
         """Write a sample of another tar, open as descriptor ``source``, as it is."""
@@ -111,30 +104,31 @@ class ShardWriter:
             ValueError: the sample is damaged; nothing is written.
         """
         self._file.flush()
-        check_sample(source, sample)
-        metadata, start, jpegs = _read_json(source, sample.offset)
-        images = (_read_exactly(source, size, start + offset) for offset, size, _ in jpegs)
-        return self._write({**metadata, "id": video_id}, [(size, checksum) for _, size, checksum in jpegs], images)
+        begin = self._file.tell()
+        try:
+            metadata, start, jpegs = _checked_json(source, sample.offset)
+            parts = _checked_images(source, start, jpegs, key=encode_id(metadata["id"]))
+            return self._write({**metadata, "id": video_id}, [(size, crc) for _, size, crc in jpegs], parts)
+        except ValueError:
+            self._file.seek(begin)
+            self._file.truncate()
+            raise
 
     def finish(self) -> None:
         """Write the end of the tar."""
-        self._file.write(bytes(2 * _BLOCK))
+        self._file.write(bytes(2 * BLOCK))
 
-    def _write(self, metadata: dict[str, Any], sums: Sequence[tuple[int, str]], images: Iterable[bytes]) -> Sample:
+    def _write(
+        self, metadata: dict[str, Any], sums: Sequence[tuple[int, str]], parts: Iterable[Sequence[bytes]]
+    ) -> Sample:
         key, begin, metadata = encode_id(metadata["id"]), self._file.tell(), {**metadata, "frames": len(sums)}
-        jpegs, end = [], 0
-        for number, (size, checksum) in enumerate(sums):
-            content = end + _header_length(len(_image_name(key, number)))
-            jpegs.append([content, size, checksum])
-            end = content + _padded(size)
-        self._member(f"{key}.json", seal({**metadata, "jpegs": jpegs}))
-        for number, image in enumerate(images):
-            self._member(_image_name(key, number), image)
+        self._file.write(member(f"{key}.json", seal({**metadata, "jpegs": laid_out(key, sums)})))
+        headers = image_headers(key, [size for size, _ in sums])
+        for images in parts:
+            pieces = ((next(headers), image, bytes(-len(image) % BLOCK)) for image in images)
+            self._file.write(b"".join(chain.from_iterable(pieces)))
         length = self._file.tell() - begin
         return Sample(metadata["id"], metadata["artifact_key"], begin, length, metadata)
-
-    def _member(self, name: str, content: bytes) -> None:
-        self._file.write(_framed(name, content))
 
 
 def samples(tar: Path) -> Iterator[Sample]:
@@ -158,20 +152,20 @@ def samples(tar: Path) -> Iterator[Sample]:
 
 def _sample_at(descriptor: int, offset: int, size: int) -> Sample:
     metadata, start, jpegs = _read_json(descriptor, offset)
-    end = start + (jpegs[-1][0] + _padded(jpegs[-1][1]) if jpegs else 0)
+    end = start + (jpegs[-1][0] + padded(jpegs[-1][1]) if jpegs else 0)
     if end > size:
         raise ValueError(f"a sample ends at byte {end} of {size}")
-    try:
-        return Sample(metadata["id"], metadata["artifact_key"], offset, end - offset, metadata)
-    except KeyError as error:
-        raise ValueError(f"the sample at byte {offset} has no {error}") from None
+    name, key = metadata.get("id"), metadata.get("artifact_key")
+    if not isinstance(name, str) or not isinstance(key, str):
+        raise ValueError(f"the sample at byte {offset} does not say of which video it is")
+    return Sample(name, key, offset, end - offset, metadata)
 
 
 def _is_end(descriptor: int, offset: int, size: int) -> bool:
     """Whether the shard ends at ``offset``, as it should with two empty blocks."""
-    if _read_exactly(descriptor, _BLOCK, offset) != bytes(_BLOCK):
+    if _read_exactly(descriptor, BLOCK, offset) != bytes(BLOCK):
         return False
-    if size != offset + 2 * _BLOCK or _read_exactly(descriptor, _BLOCK, offset + _BLOCK) != bytes(_BLOCK):
+    if size != offset + 2 * BLOCK or _read_exactly(descriptor, BLOCK, offset + BLOCK) != bytes(BLOCK):
         raise ValueError("something else follows its end")
     return True
 
@@ -182,18 +176,46 @@ def check_sample(descriptor: int, sample: Sample) -> None:
     Raises:
         ValueError: one is not as it was written.
     """
-    metadata, start, jpegs = _read_json(descriptor, sample.offset)
-    key = encode_id(metadata["id"])
-    text = seal({**metadata, "jpegs": [list(jpeg) for jpeg in jpegs]})
-    if _read_exactly(descriptor, start - sample.offset, sample.offset) != _framed(f"{key}.json", text):
+    metadata, start, jpegs = _checked_json(descriptor, sample.offset)
+    for _ in _checked_images(descriptor, start, jpegs, key=encode_id(metadata["id"])):
+        pass
+
+
+def _checked_json(descriptor: int, offset: int) -> tuple[dict[str, Any], int, list[Jpeg]]:
+    """As ``_read_json``, every byte of the member checked."""
+    metadata, start, jpegs = _read_json(descriptor, offset)
+    name, found = f"{encode_id(metadata['id'])}.json", _read_exactly(descriptor, start - offset, offset)
+    if found != member(name, found[header_length(len(name)) :].rstrip(b"\0")):
         raise ValueError("the header of its JSON is damaged")
-    for number, (offset, size, checksum) in enumerate(jpegs):
-        name = _image_name(key, number)
-        begin = start + offset - _header_length(len(name))
-        member = _read_exactly(descriptor, start + offset + _padded(size) - begin, begin)
-        image = member[start + offset - begin :][:size]
-        if crc32c(image) != checksum or member != _framed(name, image):
-            raise ValueError(f"frame {number}: its checksum is wrong")
+    return metadata, start, jpegs
+
+
+def _checked_images(descriptor: int, start: int, jpegs: Sequence[Jpeg], *, key: str) -> Iterator[list[bytes]]:
+    """The images of a sample, some at a time, every byte of their members checked.
+
+    Args:
+        descriptor: of the tar.
+        start: end of the sample's JSON member.
+        jpegs: as that says.
+        key: of the sample.
+    """
+    sums, end = [(size, checksum) for _, size, checksum in jpegs], 0
+    if any(type(size) is not int or size < 0 for size, _ in sums) or jpegs != laid_out(key, sums):
+        raise ValueError("its images do not lie as they should")
+    headers = image_headers(key, [size for size, _ in sums])
+    for first, stop in runs(sums):
+        begin, end = end, jpegs[stop - 1][0] + padded(jpegs[stop - 1][1])
+        data, images, place = _read_exactly(descriptor, end - begin, start + begin), [], 0
+        for number in range(first, stop):
+            _, size, checksum = jpegs[number]
+            before = next(headers)
+            content = place + len(before)
+            image, after = data[content : content + size], content + padded(size)
+            if data[place:content] != before or crc32c(image) != checksum or data[content + size : after].strip(b"\0"):
+                raise ValueError(f"frame {number}: its checksum is wrong")
+            images.append(image)
+            place = after
+        yield images
 
 
 def check_shard(tar: Path) -> tuple[list[Sample], list[DamagedArtifact]]:
@@ -223,7 +245,7 @@ def check_shard(tar: Path) -> tuple[list[Sample], list[DamagedArtifact]]:
                 name = _video_at(descriptor, offset, size)
                 told = f"the frames of video {name!r} at byte {offset} of {tar} are damaged ({error})"
                 wrong.append(DamagedArtifact(f"{told}; run again and they are made anew"))
-                offset = _next_sample(descriptor, offset + _BLOCK, size)
+                offset = _next_sample(descriptor, offset + BLOCK, size)
     if not wrong:
         wrong.append(DamagedArtifact(f"{tar} is not a whole shard of frames; run again and it is made anew"))
     return whole, wrong
@@ -231,9 +253,9 @@ def check_shard(tar: Path) -> tuple[list[Sample], list[DamagedArtifact]]:
 
 def _members(descriptor: int, offset: int, size: int) -> Iterator[tuple[int, str]]:
     """Place and name of every block from ``offset`` on that is a tar header."""
-    for place in range(offset, size - _BLOCK + 1, _BLOCK):
+    for place in range(offset, size - BLOCK + 1, BLOCK):
         with contextlib.suppress(tarfile.TarError):
-            info = tarfile.TarInfo.frombuf(_read_exactly(descriptor, _BLOCK, place), "utf-8", "surrogateescape")
+            info = tarfile.TarInfo.frombuf(_read_exactly(descriptor, BLOCK, place), "utf-8", "surrogateescape")
             yield place, info.name
 
 
@@ -248,7 +270,7 @@ def _next_sample(descriptor: int, offset: int, size: int) -> int:
     for place, _ in _members(descriptor, offset, size):
         with contextlib.suppress(ValueError):
             return _sample_at(descriptor, place, size).offset
-    return max(offset, size - 2 * _BLOCK)
+    return max(offset, size - 2 * BLOCK)
 
 
 class FrameShards:
@@ -335,56 +357,21 @@ def _read_image(descriptor: int, start: int, jpeg: Jpeg) -> bytes:
     return image
 
 
-def _image_name(key: str, number: int) -> str:
-    return f"{key}.{number:06d}.jpg"
-
-
-@functools.cache
-def _header_length(name_length: int) -> int:
-    """Bytes of the tar header of a file whose name has this many characters."""
-    return len(_header("x" * name_length, 0))
-
-
-def _header(name: str, size: int) -> bytes:
-    """The tar header of a file; a name over 100 characters takes a pax header in front."""
-    if len(name) > tarfile.LENGTH_NAME or size >= 8 << 30 or not name.isascii():
-        return _header_by_tarfile(name, size)
-    # the same bytes in a tenth of the time, which copying many small images is made of
-    named, sized = name.encode(), b"%011o" % size
-    checksum = b"%06o" % (_PLAIN_SUM + sum(named) + sum(sized))
-    return named.ljust(100, b"\0") + _PLAIN[100:124] + sized + _PLAIN[135:148] + checksum + _PLAIN[154:]
-
-
-def _header_by_tarfile(name: str, size: int) -> bytes:
-    info = tarfile.TarInfo(name)  # time 0, user 0, group 0, mode 644
-    info.size = size
-    return info.tobuf(tarfile.PAX_FORMAT)
-
-
-_PLAIN = _header_by_tarfile("", 0)
-_PLAIN_SUM = int(_PLAIN[148:154], 8) - sum(b"%011o" % 0)
-
-
-def _framed(name: str, content: bytes) -> bytes:
-    """A member of a tar: header, content, padding."""
-    return _header(name, len(content)) + content + bytes(_padded(len(content)) - len(content))
-
-
 def _read_json(descriptor: int, offset: int) -> tuple[dict[str, Any], int, list[Jpeg]]:
     """Metadata of the sample at ``offset``, the end of its JSON member, and the images from there."""
     try:
-        info = tarfile.TarInfo.frombuf(_read_exactly(descriptor, _BLOCK, offset), "utf-8", "surrogateescape")
+        info = tarfile.TarInfo.frombuf(_read_exactly(descriptor, BLOCK, offset), "utf-8", "surrogateescape")
         if info.type == tarfile.XHDTYPE:  # a pax header: the member's own comes after it
-            offset += _BLOCK + _padded(info.size)
-            info = tarfile.TarInfo.frombuf(_read_exactly(descriptor, _BLOCK, offset), "utf-8", "surrogateescape")
+            offset += BLOCK + padded(info.size)
+            info = tarfile.TarInfo.frombuf(_read_exactly(descriptor, BLOCK, offset), "utf-8", "surrogateescape")
     except tarfile.TarError:
         raise ValueError(f"no sample begins at byte {offset}") from None
-    metadata = unseal(_read_exactly(descriptor, info.size, offset + _BLOCK))
+    metadata = unseal(_read_exactly(descriptor, info.size, offset + BLOCK))
     try:
         jpegs = [(offset, size, checksum) for offset, size, checksum in metadata.pop("jpegs")]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"no sample begins at byte {offset}") from None
-    return metadata, offset + _BLOCK + _padded(info.size), jpegs
+    return metadata, offset + BLOCK + padded(info.size), jpegs
 
 
 def _read_exactly(descriptor: int, size: int, offset: int) -> bytes:
@@ -392,7 +379,3 @@ def _read_exactly(descriptor: int, size: int, offset: int) -> bytes:
     if len(data) != size:
         raise ValueError(f"the file ends inside bytes {offset} to {offset + size}")
     return data
-
-
-def _padded(size: int) -> int:
-    return -(-size // _BLOCK) * _BLOCK

@@ -9,12 +9,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pipeline.config import Config
 from pipeline.dataset.plan import read_shards, stage_recipes
-from pipeline.dataset.receipts import Receipt
 from pipeline.stores.flow import FlowStore
+from pipeline.stores.heal import flow_receipts, forget, mark_gone
 from pipeline.stores.inventory import LocalStore, folder_bytes, forget_tar, needs
 from pipeline.stores.leftovers import DAY_SECONDS
 from pipeline.stores.publish import TEMPORARY
@@ -77,8 +76,10 @@ def shared_garbage(configs: Sequence[Config], store: SharedStore) -> list[Garbag
         for key, size, modified in sorted(store.listing(kind))
         if (kind, key) not in keys
     ]
-    folder = _folder(store.url)
-    return found + [_garbage("temporary", path) for path in sorted(_leftovers(folder) if folder else ())]
+    leftovers = (
+        () if store.folder is None else _leftovers(store.folder)
+    )  # what was not put whole is no object elsewhere
+    return found + [_garbage("temporary", path) for path in sorted(leftovers)]
 
 
 def _tars(config: Config) -> Iterator[Path]:
@@ -90,17 +91,6 @@ def _roots(configs: Sequence[Config]) -> set[Path]:
     """Folders in which jobs of these configurations write."""
     local = {config.store.local for config in configs if config.store.local is not None}
     return {config.work_dir for config in configs} | local
-
-
-def _folder(url: str) -> Path | None:
-    parts = urlsplit(url)
-    match parts.scheme:
-        case "":
-            return Path(url).expanduser()
-        case "file":
-            return Path(parts.path)
-        case _:
-            return None  # an object that was not put whole is not there
 
 
 def _leftovers(root: Path) -> Iterator[Path]:
@@ -126,6 +116,9 @@ def delete_local(found: Sequence[Garbage], configs: Sequence[Config]) -> None:
     The caller holds the locks of all work folders.
     """
     gone = [one for one in found if one.old_enough]
+    for config in {config.store.local: config for config in configs}.values():
+        arrays = config.store_folder("flow", "")
+        mark_gone(config, [one.key for one in gone if one.what == "flow" and Path(one.where).is_relative_to(arrays)])
     for one in gone:
         path = Path(one.where)
         if one.what == "flow":
@@ -139,8 +132,8 @@ def delete_local(found: Sequence[Garbage], configs: Sequence[Config]) -> None:
             with contextlib.suppress(OSError):  # the last one takes its folder with it
                 path.parent.rmdir()
     keys = {one.key for one in gone if one.what == "flow"}
-    for config in configs:
-        _forget_flow(config, keys)
+    for config in configs:  # of other parameters than today's, or their videos would be missed when they come back
+        forget(config, flow_receipts(config, keys))
 
 
 def _delete(path: Path) -> None:
@@ -148,14 +141,6 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _forget_flow(config: Config, keys: set[str]) -> None:
-    """Of other parameters than today's, or their videos would be missed when they come back."""
-    for path in sorted(config.work_dir.glob("receipts/*flow-*/[!.]*.json")):
-        if keys & {facts["key"] for facts in Receipt.read(path).usable().values()}:
-            path.unlink()
-            (config.work_dir / "index" / f"{path.parent.name}.json").unlink(missing_ok=True)
 
 
 def delete_shared(found: Sequence[Garbage], store: SharedStore) -> None:

@@ -167,7 +167,8 @@ def list_shared(store: SharedStore, *, of: Iterable[Need] = ()) -> list[Entry]:
         OSError: the store cannot be reached.
     """
     jobs = list(objects(store, of=of))
-    return in_threads(partial(_object, store), jobs, threads=WAITING, label="list", unit="artifact")
+    found = in_threads(partial(_object, store), jobs, threads=WAITING, label="list", unit="artifact")
+    return [entry for entry in found if entry is not None]
 
 
 def objects(store: SharedStore, *, of: Iterable[Need]) -> Iterator[tuple[Kind, str, int]]:
@@ -205,11 +206,14 @@ def _samples(tar: Path) -> Iterator[Entry]:
         yield _entry("", 0, {})
 
 
-def _object(store: SharedStore, one: tuple[Kind, str, int]) -> Entry:
+def _object(store: SharedStore, one: tuple[Kind, str, int]) -> Entry | None:
+    """None if it has been removed since it was listed."""
     kind, key, size = one
     try:
         found = _frames_metadata(store, key) if kind == "frames" else in_place(store).attributes(key)
-    except (DamagedArtifact, ValueError):
+    except (FileNotFoundError, ValueError):
+        if not store.has(kind, key):
+            return None
         found = {}
     return _entry(key, size, found)
 

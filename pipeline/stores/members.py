@@ -11,6 +11,9 @@ from typing import Protocol
 from pipeline.stores.archive import TAIL_BYTES, Member, file_names, members
 from pipeline.stores.shared import Kind, SharedStore
 
+SPAN_BYTES = 1 << 20
+"""Read at a time where much is read."""
+
 
 class OpenFile(Protocol):
     """One of the files, open."""
@@ -42,6 +45,13 @@ class Files(Protocol):
 
     def open(self, name: str) -> contextlib.AbstractContextManager[OpenFile]:
         """Raises OSError if there is no such file."""
+
+
+def read_spans(files: Files, name: str) -> Iterator[bytes]:
+    """The bytes of a file, some at a time, as they are."""
+    with files.open(name) as file:
+        for start in range(0, file.size, SPAN_BYTES):
+            yield file.read(start, min(start + SPAN_BYTES, file.size))
 
 
 class ArrayFolder:

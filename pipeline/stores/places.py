@@ -11,20 +11,18 @@ import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import fsspec
 import fsspec.asyn
 
+from pipeline.stores.connections import again_if_broken, connect
 from pipeline.stores.publish import make_folder, temporary_file
 
-CONNECT_SECONDS = 15
-SILENT_SECONDS = 60
-"""Longest wait for a server that has said nothing."""
+MARKER = "wherewhen.json"
 _PREFIX_LENGTH = 2
 """Of the names of the folders between a kind and its objects."""
 
@@ -66,16 +64,16 @@ class Folder:
     """A folder, often of a network file system."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
 
     def size(self, name: str) -> int | None:
         try:
-            return os.stat(self._root / name).st_size
+            return os.stat(self.root / name).st_size
         except FileNotFoundError:
             return None
 
     def list(self, kind: str) -> Iterator[tuple[str, int, float]]:
-        with contextlib.suppress(FileNotFoundError), os.scandir(self._root / kind) as prefixes:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / kind) as prefixes:
             for prefix in prefixes:
                 if len(prefix.name) != _PREFIX_LENGTH or not prefix.is_dir():  # as .DS_Store
                     continue
@@ -85,41 +83,43 @@ class Folder:
                             yield entry.name, entry.stat().st_size, entry.stat().st_mtime
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        with (self._root / name).open("rb", buffering=0) as file:
+        with (self.root / name).open("rb", buffering=0) as file:
             return os.pread(file.fileno(), stop - start, start)
 
     def file(self, name: str) -> Path:
-        path = self._root / name
+        path = self.root / name
         path.stat()
         return path
 
     def fetch(self, name: str, path: Path) -> None:
-        shutil.copyfile(self._root / name, path)
+        shutil.copyfile(self.root / name, path)
 
     def folder(self, name: str) -> Path:
         """Where a file must lie to take its place by a rename; never a store that is not there."""
-        folder = (self._root / name).parent
-        make_folder(folder, root=self._root)
+        folder = (self.root / name).parent
+        if not folder.is_dir():
+            (self.root / MARKER).stat()  # no folder is made in a mount point whose store is not mounted
+            make_folder(folder, root=self.root)
         return folder
 
     def put(self, path: Path, name: str) -> None:
         os.chmod(path, 0o644)
         try:
-            os.link(path, self._root / name)  # fails if another has published it
+            os.link(path, self.root / name)  # fails if another has published it
         except FileExistsError:
             return
         except OSError:  # a file system without hard links
-            os.replace(path, self._root / name)
+            os.replace(path, self.root / name)
 
     def start(self, name: str, content: bytes) -> None:
         """Make the store. Only its last folder, so that what is not mounted is not made up."""
-        self._root.mkdir(exist_ok=True)
-        with temporary_file(self._root) as temporary:
+        self.root.mkdir(exist_ok=True)
+        with temporary_file(self.root) as temporary:
             temporary.write_bytes(content)
             self.put(temporary, name)
 
     def remove(self, name: str) -> None:
-        (self._root / name).unlink()
+        (self.root / name).unlink()
 
 
 class Remote:
@@ -135,12 +135,12 @@ class Remote:
     def fs(self) -> Any:
         """The file system; a new one after a fork, because its connections and its thread are the parent's."""
         if self._fs is None or self._fs[0] != os.getpid():
-            self._fs = os.getpid(), _connect(http=self._http)
+            self._fs = os.getpid(), connect(http=self._http)
         return self._fs[1]
 
     def size(self, name: str) -> int | None:
         if self._http:
-            return _http_size(self.fs, f"{self._url}/{name}")
+            return again_if_broken(lambda: _http_size(self.fs, f"{self._url}/{name}"))
         try:
             return int(self.fs.info(f"{self._url}/{name}", refresh=True)["size"])
         except FileNotFoundError:
@@ -160,15 +160,18 @@ class Remote:
     def read(self, name: str, start: int, stop: int) -> bytes:
         if start >= stop:  # which is no range that a server knows
             return b""
-        data: bytes = self.fs.cat_file(f"{self._url}/{name}", start=start, end=stop)
+        data: bytes = self._read(lambda: self.fs.cat_file(f"{self._url}/{name}", start=start, end=stop))
         # a server that knows no ranges sends everything
         return data if len(data) <= stop - start else data[start:stop]
+
+    def _read(self, read: Callable[[], Any]) -> Any:
+        return again_if_broken(read) if self._http else read()
 
     def file(self, name: str) -> None:
         return None
 
     def fetch(self, name: str, path: Path) -> None:
-        self.fs.get_file(f"{self._url}/{name}", str(path))
+        self._read(lambda: self.fs.get_file(f"{self._url}/{name}", str(path)))
 
     def folder(self, name: str) -> None:
         return None
@@ -199,18 +202,6 @@ def _s3_code(error: Exception) -> str | None:
     response = getattr(error.__cause__, "response", None) or {}
     code: str | None = response.get("Error", {}).get("Code")
     return code
-
-
-def _connect(*, http: bool) -> Any:
-    """A file system that remembers no listing, and gives up on a server that does not answer."""
-    fresh = {"skip_instance_cache": True, "use_listings_cache": False}
-    if not http:
-        limits = {"connect_timeout": CONNECT_SECONDS, "read_timeout": SILENT_SECONDS}
-        return fsspec.filesystem("s3", config_kwargs=limits, **fresh)
-    import aiohttp
-
-    patience = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENT_SECONDS)
-    return fsspec.filesystem("http", client_kwargs={"timeout": patience}, **fresh)
 
 
 def _http_size(fs: Any, url: str) -> int | None:

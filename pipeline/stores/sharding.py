@@ -8,6 +8,7 @@ Shapes: n chunks asked for; F the shape of what one chunk holds, a field of flow
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +17,12 @@ import numpy as np
 from numcodecs import blosc
 from numpy.typing import NDArray
 
-from pipeline.stores.members import Files, OpenFile
+from pipeline.stores.members import SPAN_BYTES, Files, OpenFile
 
 _ENTRY_BYTES = 16
 _CHECKSUM_BYTES = 4
+_WITH_ITS_OWN = google_crc32c.value(bytes(_CHECKSUM_BYTES))
+"""CRC32C of anything that is followed by its own CRC32C; of nothing that is 0."""
 _ABSENT = (1 << 64) - 1
 """Offset and size of a chunk that was never written."""
 
@@ -91,7 +94,8 @@ def read_chunks(files: Files, start: int, out: NDArray[Any], *, layout: Layout) 
 
 def _read_shard(file: OpenFile, start: int, out: NDArray[Any], *, capacity: int) -> None:
     blosc.use_threads = False  # decode in the caller: a thread pool would not survive a fork
-    entries = _index(file, capacity=capacity)[start : start + len(out)].tolist()
+    index = _parsed(file.end(_index_bytes(capacity)), capacity=capacity)
+    entries = index[start : start + len(out)].tolist()
     data_end = file.size - _index_bytes(capacity)
     if any(offset + size > data_end for offset, size in entries):
         raise ValueError("its index leads nowhere")
@@ -106,35 +110,51 @@ def _read_shard(file: OpenFile, start: int, out: NDArray[Any], *, capacity: int)
         blosc.decompress(_checked(chunk), target)
 
 
-def check_shards(files: Files, *, layout: Layout) -> None:
-    """Check every byte of all shards.
+def checked_spans(files: Files, shard: int, *, layout: Layout) -> Iterator[bytes]:
+    """Every byte of a shard, each checked before it is given.
 
     Raises:
-        FileNotFoundError: one is missing.
+        FileNotFoundError: it is missing.
         ValueError: a byte is not as it was written; the message names the file in the array.
     """
-    for shard in range(layout.shards):
-        name = layout.file(shard)
-        with files.open(name) as file:
-            try:
-                held = min(layout.per_shard, layout.count - shard * layout.per_shard)
-                _check_shard(file, chunks=held, capacity=layout.per_shard)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
+    name = layout.file(shard)
+    with files.open(name) as file:
+        try:
+            held = min(layout.per_shard, layout.count - shard * layout.per_shard)
+            yield from _checked_spans(file, chunks=held, capacity=layout.per_shard)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
 
 
-def _check_shard(file: OpenFile, *, chunks: int, capacity: int) -> None:
-    index = _index(file, capacity=capacity)
+def _checked_spans(file: OpenFile, *, chunks: int, capacity: int) -> Iterator[bytes]:
+    end = file.end(_index_bytes(capacity))
+    index = _parsed(end, capacity=capacity)
     if (index[chunks:] != np.uint64(_ABSENT)).any():
         raise ValueError("it holds more than the array has")
-    position, data_end = 0, file.size - _index_bytes(capacity)
+    data_end = file.size - len(end)
+    sizes: list[int] = []
+    begin = stop = 0
     for offset, size in sorted(index[:chunks].tolist()):
-        if offset != position or offset + size > data_end:
+        if offset != stop or offset + size > data_end:
             raise ValueError("a chunk is missing, or does not lie after the one before")
-        position += size
-        _checked(file.read(offset, position))
-    if position != data_end:
+        stop += size
+        sizes.append(size)
+        if stop - begin >= SPAN_BYTES:
+            yield _all_checked(file.read(begin, stop), sizes)
+            begin, sizes = stop, []
+    if stop != data_end:
         raise ValueError("it holds bytes that are no chunk's")
+    yield _all_checked(file.read(begin, stop), sizes)
+    yield end
+
+
+def _all_checked(data: bytes, sizes: Sequence[int]) -> bytes:
+    """Chunks that lie one after the other."""
+    begin = 0
+    for size in sizes:
+        _checked(data[begin : begin + size])  # google_crc32c takes bytes only, no view of them
+        begin += size
+    return data
 
 
 def end_bytes(layout: Layout) -> int:
@@ -142,21 +162,19 @@ def end_bytes(layout: Layout) -> int:
     return _index_bytes(layout.per_shard)
 
 
-def _index(file: OpenFile, *, capacity: int) -> NDArray[np.uint64]:
+def _parsed(end: bytes, *, capacity: int) -> NDArray[np.uint64]:
     """(capacity, 2): offset and size of each chunk."""
-    data = file.end(_index_bytes(capacity))
-    if len(data) != _index_bytes(capacity):
+    if len(end) != _index_bytes(capacity):
         raise ValueError("it is cut short")
-    return np.frombuffer(_checked(data), "<u8").reshape(-1, 2)
+    return np.frombuffer(_checked(end), "<u8").reshape(-1, 2)
 
 
 def _index_bytes(capacity: int) -> int:
     return capacity * _ENTRY_BYTES + _CHECKSUM_BYTES
 
 
-def _checked(data: bytes) -> bytes:
+def _checked(data: bytes) -> memoryview:
     """What stands before a CRC32C."""
-    content, checksum = data[:-_CHECKSUM_BYTES], data[-_CHECKSUM_BYTES:]
-    if google_crc32c.value(content) != int.from_bytes(checksum, "little"):
+    if google_crc32c.value(data) != _WITH_ITS_OWN:
         raise ValueError("a checksum is wrong")
-    return content
+    return memoryview(data)[:-_CHECKSUM_BYTES]

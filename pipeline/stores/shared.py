@@ -1,6 +1,6 @@
 """A store that a team shares: one object an artifact, in a folder, in S3 or behind a web server.
 
-An artifact is ``<url>/flow/<k[:2]>/<k>.zip`` (the folder of an array as ``archive.pack_array`` packs it) or
+An artifact is ``<url>/flow/<k[:2]>/<k>.zip`` (the folder of an array as ``archive.py`` packs it) or
 ``<url>/frames/<k[:2]>/<k>.tar`` (one webdataset sample, its id the key). One object, because that is what every kind of
 store publishes atomically: a folder by a rename, S3 by one put. A reader sees all of it or nothing.
 
@@ -13,21 +13,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.stores.archive import pack_array, unpack_array
-from pipeline.stores.places import place
+from pipeline.stores.places import MARKER, Folder, place
 from pipeline.stores.publish import temporary_file
-
-__all__ = ["SUFFIX", "Kind", "SharedStore", "kind_of", "pack_array", "unpack_array"]
 
 Kind = Literal["flow", "frames"]
 SUFFIX: dict[Kind, str] = {"flow": ".zip", "frames": ".tar"}
 
-MARKER = "wherewhen.json"
 _MARKER_BYTES = b'{"format":1,"project":"wherewhen"}\n'
 _KEY = re.compile(r"[0-9a-f]{32}")
 
@@ -65,6 +60,11 @@ class SharedStore:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the store, None if it is none."""
+        return self._place.root if isinstance(self._place, Folder) else None
 
     def where(self, kind: Kind, key: str) -> str:
         """Address of an object, for messages."""
@@ -114,19 +114,6 @@ class SharedStore:
         with self._told():
             return self._place.read(name, start, stop)
 
-    def fetch(self, kind: Kind, key: str, path: Path) -> None:
-        """Copy an object to a local file, atomically.
-
-        Raises:
-            FileNotFoundError: there is no such object; nothing is written.
-        """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_file(path.parent) as temporary:
-            with self._told():
-                self._place.fetch(_name(kind, key), temporary)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-
     @contextlib.contextmanager
     def local(self, kind: Kind, key: str, *, folder: Path) -> Iterator[Path]:
         """A block in which an object is a local file: itself if the store is a folder, else a copy in ``folder``.
@@ -145,18 +132,6 @@ class SharedStore:
                 self._place.fetch(_name(kind, key), temporary)
             yield temporary
 
-    def publish(self, kind: Kind, key: str, path: Path) -> bool:
-        """Copy a local file to an object, atomically. One that is there stays.
-
-        Returns:
-            False if it was there.
-        """
-        if self.has(kind, key):
-            return False
-        with self.incoming(kind, key, folder=path.parent) as incoming:
-            shutil.copyfile(path, incoming)
-        return True
-
     @contextlib.contextmanager
     def incoming(self, kind: Kind, key: str, *, folder: Path) -> Iterator[Path]:
         """A block that writes a local file, which becomes an object when the block succeeds. One that is there stays.
@@ -168,7 +143,8 @@ class SharedStore:
         name = _name(kind, key)
         with self._told():
             own = self._place.folder(name)
-        folder.mkdir(parents=True, exist_ok=True)
+        if own is None:
+            folder.mkdir(parents=True, exist_ok=True)
         with temporary_file(own or folder) as temporary:
             yield temporary
             with self._told():

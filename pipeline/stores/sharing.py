@@ -45,7 +45,7 @@ class Sharing:
         return cls(store, config.access == "in-place", notes, Notes(notes).keys() if notes else set())
 
     def arrays(self, root: Path) -> FlowStore:
-        """A local store, which finds what is not in it in the shared one if that is how it is read."""
+        """A local store, through which what is not in it is read in the shared one if that is how that is used."""
         return FlowStore(root, shared=self.store if self.in_place else None)
 
     def take_flow(self, arrays: FlowStore, key: str) -> bool:
@@ -58,21 +58,30 @@ class Sharing:
             else:
                 with self.store.local("flow", key, folder=arrays.root) as archive:
                     arrays.adopt(key, archive)
+        except FileNotFoundError:  # somebody has removed it since it was asked for
+            return False
         except DamagedArtifact as error:
-            self._refuse("flow", key, error)
+            if self.store.has("flow", key):
+                self._refuse("flow", key, error)
             return False
         return True
 
-    def give_flow(self, arrays: FlowStore, key: str) -> None:
+    def give_flow(self, arrays: FlowStore, key: str) -> int:
         """Publish a local array, if this job may and nobody has.
+
+        Returns:
+            Bytes that were published; 0 if nothing was to be done.
 
         Raises:
             DamagedArtifact: the local array is damaged; nothing is published.
         """
-        if store := self._wanting("flow", key):
-            with store.incoming("flow", key, folder=arrays.root) as archive:
-                arrays.pack(key, archive)
-                self._make_way("flow", key)
+        store = self._wanting("flow", key)
+        if store is None:
+            return 0
+        with store.incoming("flow", key, folder=arrays.root) as archive:
+            size = arrays.pack(key, archive)
+            self._make_way("flow", key)
+        return size
 
     def take_frames(self, writer: ShardWriter, key: str, *, video_id: str, folder: Path) -> Sample | None:
         """Write the shared frames of a key into a shard; None if there are none that are whole.
@@ -85,14 +94,16 @@ class Sharing:
         """
         if self.store is None or key in self._broken or not self.store.has("frames", key):
             return None
-        with self.store.local("frames", key, folder=folder) as tar, tar.open("rb") as file:
-            try:
+        try:
+            with self.store.local("frames", key, folder=folder) as tar, tar.open("rb") as file:
                 (sample,) = samples(tar)
                 check_address(key, sample.metadata)
                 return writer.repack(file.fileno(), sample, video_id=video_id)
-            except ValueError as error:
-                self._refuse("frames", key, error)
-                return None
+        except FileNotFoundError:  # somebody has removed it since it was asked for
+            return None
+        except ValueError as error:
+            self._refuse("frames", key, error)
+            return None
 
     def give_frames(self, source: BinaryIO, sample: Sample, *, folder: Path) -> None:
         """Publish a sample of a shard, if this job may and nobody has.

@@ -7,6 +7,7 @@ is one file for a bucket of videos, so a killed pull begins that bucket again.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +20,17 @@ from pipeline.dataset.plan import stage_recipes
 from pipeline.stores.damage import DamagedArtifact
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import Sample, ShardWriter, check_shard, samples
-from pipeline.stores.inventory import Need, folder_bytes, forget_tar
+from pipeline.stores.inventory import Need, forget_tar
 from pipeline.stores.leftovers import remove_leftovers
 from pipeline.stores.parallel import in_threads
 from pipeline.stores.provenance import check_address
 from pipeline.stores.publish import atomic_file
+from pipeline.stores.ready import make_local
 from pipeline.stores.shared import SharedStore
 from pipeline.stores.sharing import Sharing
 
+REQUESTS = 8
+"""Artifacts that are copied to or from a server at a time."""
 Outcome = Literal["copied", "there", "absent", "damaged"]
 
 
@@ -41,13 +45,20 @@ class Moved:
     reason: str = ""
 
 
-def pull(config: Config, found: Sequence[Need], *, shared: SharedStore, threads: int) -> list[Moved]:
+def pull(config: Config, found: Sequence[Need], *, shared: SharedStore, threads: int | None = None) -> list[Moved]:
     """Copy from the shared store to the local one. The caller holds the lock of the work folder.
+
+    Args:
+        config: of the local store.
+        found: what to copy.
+        shared: where from.
+        threads: artifacts, or shards of frames, at a time; None takes as many as suit the store.
 
     Raises:
         OSError: the shared store cannot be reached, or the disk is full.
     """
-    arrays = FlowStore(config.store_folder("flow", ""))
+    arrays, threads = FlowStore(config.store_folder("flow", "")), threads or _at_a_time(shared)
+    make_local(config)
     arrays.root.mkdir(parents=True, exist_ok=True)
     flows = [need for need in found if need.kind == "flow"]
     moved = _of_arrays(partial(_pull_array, arrays, shared), flows, threads=threads, label="pull flow")
@@ -58,14 +69,14 @@ def pull(config: Config, found: Sequence[Need], *, shared: SharedStore, threads:
     return moved + [one for bucket in done for one in bucket]
 
 
-def push(config: Config, found: Sequence[Need], *, shared: SharedStore, threads: int) -> list[Moved]:
-    """Copy from the local store to the shared one, after a check of every byte.
+def push(config: Config, found: Sequence[Need], *, shared: SharedStore, threads: int | None = None) -> list[Moved]:
+    """Copy from the local store to the shared one, with a check of every byte; arguments as of ``pull``.
 
     Raises:
         OSError: the shared store cannot be reached, or is full.
         ValueError: it is opened to be read only.
     """
-    arrays = FlowStore(config.store_folder("flow", ""))
+    arrays, threads = FlowStore(config.store_folder("flow", "")), threads or _at_a_time(shared)
     flows = [need for need in found if need.kind == "flow"]
     moved = _of_arrays(partial(_push_array, arrays, shared), flows, threads=threads, label="push flow")
     buckets = _buckets(found)
@@ -73,6 +84,11 @@ def push(config: Config, found: Sequence[Need], *, shared: SharedStore, threads:
         partial(_push_bucket, config, shared), buckets, threads=threads, label="push frames", unit="shard"
     )
     return moved + [one for bucket in done for one in bucket]
+
+
+def _at_a_time(shared: SharedStore) -> int:
+    """To a folder as many copies as there are cores, because they compute; to a server more, because they wait."""
+    return REQUESTS if shared.folder is None else min(REQUESTS, os.cpu_count() or 1)
 
 
 def _of_arrays(move: partial[Moved], found: Sequence[Need], *, threads: int, label: str) -> list[Moved]:
@@ -114,13 +130,11 @@ def _pull_array(arrays: FlowStore, shared: SharedStore, need: Need) -> Moved:
 def _push_array(arrays: FlowStore, shared: SharedStore, need: Need) -> Moved:
     if not arrays.path(need.key).is_dir():
         return Moved(need, "absent")
-    if shared.has("flow", need.key):
-        return Moved(need, "there")
     try:
-        Sharing(shared).give_flow(arrays, need.key)
+        size = Sharing(shared).give_flow(arrays, need.key)
     except DamagedArtifact as error:
         return Moved(need, "damaged", reason=str(error))
-    return Moved(need, "copied", folder_bytes(arrays.path(need.key)))
+    return Moved(need, "copied" if size else "there", size)
 
 
 def _tar(config: Config, shard: str) -> Path:

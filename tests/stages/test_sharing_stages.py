@@ -15,7 +15,7 @@ from pipeline.dataset.receipts import Receipt
 from pipeline.stores.damage import DamagedArtifact, Note, Notes
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import samples
-from pipeline.stores.shared import SharedStore
+from pipeline.stores.shared import Kind, SharedStore
 from pipeline.stores.sharing import Sharing
 from stages import flow, frames, probe, warped_flow
 from tests.servers import web_server
@@ -81,6 +81,35 @@ def test_a_web_server_is_enough_to_fetch(probed: Receipt, tmp_path: Path) -> Non
         for stage in ("frames", "flow"):
             assert run(stage, probed, tmp_path / "two", use(f"{address}/shared")).count() == {"fetched": 2}
     assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+@pytest.mark.parametrize("mode", ["read", "read-write"])
+@pytest.mark.parametrize(("stage", "access"), [("frames", "copy"), ("flow", "copy"), ("flow", "in-place")])
+def test_what_vanishes_after_it_was_seen_is_computed(
+    stage: str,
+    access: str,
+    mode: str,
+    probed: Receipt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run(stage, probed, tmp_path / "one", use(tmp_path / "shared", mode="read-write"))
+    seen = SharedStore.size
+
+    def and_then_removed(store: SharedStore, kind: Kind, key: str) -> int | None:
+        size = seen(store, kind, key)
+        for path in (tmp_path / "shared" / kind).glob(f"*/{key}*"):
+            path.unlink()
+        return size
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SharedStore, "size", and_then_removed)
+        found = run(stage, probed, tmp_path / "two", use(tmp_path / "shared", access=access, mode=mode))
+    assert found.count() == {"done": 2}
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert "is not used" not in capsys.readouterr().err
+    assert len(objects(tmp_path / "shared")) == (2 if mode == "read-write" else 0)
 
 
 @pytest.mark.parametrize("stage", ["frames", "flow"])

@@ -22,6 +22,7 @@ from pipeline.dataset.manifest import Manifest, Video
 from pipeline.dataset.plan import write_plan
 from pipeline.stores import audit, transfer
 from pipeline.stores.flow import FlowStore
+from pipeline.stores.heal import heal
 from pipeline.stores.inventory import Need, needs
 from pipeline.stores.provenance import provenance
 from pipeline.stores.shared import SharedStore
@@ -61,6 +62,21 @@ def test_gc_keeps_what_a_configuration_refers_to(project: Path, store: Store) ->
     counts = run(load(Path("old.yaml")))  # back again: the receipts are gone too
     assert counts["flow"] == {"done": 6, "reused": 1, "quarantined": 1}
     assert files(Path("work/stores")) == both
+
+
+def test_another_dataset_learns_what_gc_took_from_a_common_store(project: Path, store: Store) -> None:
+    configure(store={"local": "common"})
+    run(load(Path("config.yaml")))
+    shutil.copy("config.yaml", "unknown.yaml")
+    unknown = load(Path("unknown.yaml"))
+    configure(work="other", flow={"size": [32, 24], "nscales": 1})
+    run(load(Path("config.yaml")))
+    age(Path("common"), seconds=2 * 3600)
+    assert f"{ARRAYS} files and folders" in store("gc", *CONFIGURED, "--delete")[1]
+    assert len(list(heal(unknown))) == 1
+    assert run(unknown)["flow"] == {"done": 6, "reused": 1, "quarantined": 1}
+    assert list(heal(unknown)) == []
+    assert list(Path("common/gone").iterdir()) == []
 
 
 def test_gc_leaves_what_is_young(project: Path, store: Store) -> None:
@@ -261,7 +277,7 @@ def kill_halfway(command: str, target: str, root: Path) -> int:
 
 def test_a_killed_push_and_pull_go_on_where_they_were(heavy: Path, store: Store, root: Path) -> None:
     flow = (*CONFIGURED, "--stage", "flow")
-    for command, target in (("push", "shared/flow/*/[!.]*"), ("pull", "work/stores/flow/*/[!.]*")):
+    for command, target in (("push", "shared/flow/[!.]*/[!.]*"), ("pull", "work/stores/flow/[!.]*/[!.]*")):
         if command == "pull":
             whole = files(Path("work/stores/flow"))
             shutil.rmtree("work/stores/flow")

@@ -1,7 +1,7 @@
 """A team's store in a folder, on a simulated and on a real S3 server: killed publishers, two at once, an empty disk.
 
-The real server is one that the environment names: WHEREWHEN_S3_ENDPOINT (``http://host:port``), WHEREWHEN_S3_KEY and
-WHEREWHEN_S3_SECRET; ``pytest -m s3`` runs these tests. They make a bucket of their own and delete it.
+The real server is one that the environment names (tests/conftest.py); ``pytest -m s3`` runs these tests. Each makes a
+bucket of its own and deletes it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,31 +24,6 @@ from tests.workflow.jobs import VIDEOS, content, job, receipt, run, start
 from tests.workflow.project import Project, environment, kill_tree, make_project
 
 REAL = pytest.param("real s3", marks=[pytest.mark.slow, pytest.mark.s3])
-
-
-@pytest.fixture
-def real_s3_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of its own on the server that the environment names."""
-    import boto3
-    from botocore.exceptions import BotoCoreError
-
-    names = ("WHEREWHEN_S3_ENDPOINT", "WHEREWHEN_S3_KEY", "WHEREWHEN_S3_SECRET")
-    if lacking := [name for name in names if name not in os.environ]:
-        pytest.skip(f"no S3 server is named: {', '.join(lacking)} not set")
-    address, key, secret = (os.environ[name] for name in names)
-    own = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
-    for name, value in {**own, "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
-        monkeypatch.setenv(name, value)
-    client, bucket = boto3.client("s3"), f"wherewhen-{os.getpid()}-{time.time_ns()}"
-    try:
-        client.create_bucket(Bucket=bucket)
-    except BotoCoreError as error:
-        pytest.skip(f"the S3 server does not answer: {error}")
-    yield f"s3://{bucket}/team"
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-        for found in page.get("Contents", ()):
-            client.delete_object(Bucket=bucket, Key=found["Key"])
-    client.delete_bucket(Bucket=bucket)
 
 
 @pytest.fixture

@@ -112,6 +112,11 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(data)
 
 
+def files(work: Path) -> dict[str, bytes]:
+    """Every byte, but for the file that says which process holds the lock."""
+    return {str(p): p.read_bytes() for p in work.rglob("*") if p.is_file() and p.name != ".lock"}
+
+
 def test_training_on_damage_names_it_and_the_next_run_makes_it_anew(
     published: tuple[Project, Path], tmp_path: Path
 ) -> None:
@@ -130,6 +135,12 @@ def test_training_on_damage_names_it_and_the_next_run_makes_it_anew(
         "flow",
         "frames",
     }
+
+    before = files(project.work)
+    planned = project.run("--dry-run", target="train_all")
+    told = [line for line in planned.output.splitlines() if line.startswith("video '")]
+    assert {"its flow" in line for line in told} == {True, False}  # flow and frames
+    assert files(project.work) == before
 
     again = project.run(target="train_all")
     assert again.computed == Counter({"flow": 1, "frames": 1})

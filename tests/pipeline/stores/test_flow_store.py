@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import signal
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def test_plain_zarr_reads_what_was_written(count: int, tmp_path: Path) -> None:
     assert (store.read(KEY, 0, count) == fields).all()
     assert store.has(KEY)
     assert not store.has("cd" + KEY[2:])
-    assert store.attributes(KEY) == {**describe(count), "artifact_key": KEY}
+    crc32 = {name: zlib.crc32(data) for name, data in content(tmp_path / "ab" / KEY).items() if name != "zarr.json"}
+    assert store.attributes(KEY) == {**describe(count), "artifact_key": KEY, "crc32": crc32}
 
 
 def test_a_short_video_is_one_shard_file(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ def test_attributes_are_plain_json_and_their_checksum_is_of_the_rest(tmp_path: P
     write(tmp_path, 2)
     metadata = json.loads((tmp_path / "ab" / KEY / "zarr.json").read_text())
     checksum = metadata["attributes"].pop("checksum")
-    assert metadata["attributes"] == {**describe(2), "artifact_key": KEY}
+    assert metadata["attributes"].items() >= {**describe(2), "artifact_key": KEY}.items()
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
     (expected,) = np.frombuffer(CRC32C(location="end").encode(text)[-4:], "<u4")  # another implementation's
     assert int(checksum, 16) == expected
@@ -291,7 +293,7 @@ def test_an_array_goes_into_an_archive_and_comes_out_the_same(tmp_path: Path) ->
         other.adopt("cd" + OWN_KEY[2:], tmp_path / "a.zip")
     whole = (tmp_path / "a.zip").read_bytes()
     other.remove(OWN_KEY)
-    for position in range(0, len(whole), 5):
+    for position in range(0, len(whole), 41):
         (tmp_path / "a.zip").write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(DamagedArtifact, match=OWN_KEY):
             other.adopt(OWN_KEY, tmp_path / "a.zip")
@@ -300,10 +302,18 @@ def test_an_array_goes_into_an_archive_and_comes_out_the_same(tmp_path: Path) ->
 
 def test_a_damaged_array_is_not_packed(tmp_path: Path) -> None:
     store = write_warped(tmp_path)
-    (store.path(OWN_KEY) / "c/1/0/0/0").unlink()
-    with pytest.raises(DamagedArtifact, match="c/1/0/0/0"):
-        store.pack(OWN_KEY, tmp_path / "a.zip")
-    assert not (tmp_path / "a.zip").exists()
+    whole = content(store.path(OWN_KEY))
+    for name, data in whole.items():
+        path = store.path(OWN_KEY) / name
+        path.unlink()
+        with pytest.raises(DamagedArtifact, match=rf"{name}|there is no flow"):
+            store.pack(OWN_KEY, tmp_path / "a.zip")
+        for position in range(0, len(data), 5):
+            path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+            with pytest.raises(DamagedArtifact, match=OWN_KEY):
+                store.pack(OWN_KEY, tmp_path / "a.zip")
+        path.write_bytes(data)
+    assert store.pack(OWN_KEY, tmp_path / "a.zip") == (tmp_path / "a.zip").stat().st_size
 
 
 def test_an_array_has_the_mode_of_the_store(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pipeline.dataset.receipts import Outcome, Receipt
 from pipeline.stores.damage import DamagedArtifact, Note, Notes
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import ShardWriter, samples
-from pipeline.stores.heal import heal
+from pipeline.stores.heal import discard, heal
 from pipeline.stores.provenance import made_by
 from pipeline.stores.shared import SharedStore
 
@@ -163,3 +164,97 @@ def test_damage_in_the_shared_store_is_remembered_until_the_flow_is_here(config:
     aside.rename(arrays.path(key))  # as the stage does
     assert list(heal(using)) == []
     assert not list(Notes(using.work_dir / "damaged"))
+
+
+@pytest.mark.parametrize("access", ["copy", "in-place"])
+def test_flow_that_is_whole_in_the_shared_store_is_left_alone(access: str, config: Config, tmp_path: Path) -> None:
+    shared = SharedStore(str(tmp_path / "shared"), writable=True)
+    arrays, key = FlowStore(config.store_folder("flow", "")), KEYS["a"]
+    with shared.incoming("flow", key, folder=tmp_path) as archive:
+        arrays.pack(key, archive)
+    arrays.remove(key)
+    store = {"shared": shared.url, "access": access}
+    using = load({"name": "x", "dataset": "demo", "work": str(config.work), "store": store})
+    note(using, "flow", "a", key)
+    assert list(heal(using)) == []
+    assert vouchers(using) == EVERYTHING
+    assert not list(Notes(using.work_dir / "damaged"))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(config: Config) -> None:
+    arrays, tar = FlowStore(config.store_folder("flow", "")), config.store_folder("frames", "r") / "00000.tar"
+    flip(arrays.path(KEYS["b.x"]) / "c/0/0/0/0", 20)
+    flip(tar, 2000)
+    note(config, "flow", "a", KEYS["a"])  # whole
+    note(config, "flow", "b.x", KEYS["b.x"])
+    note(config, "frames", "a", FRAME_KEYS["a"])
+    before = everything(config.work_dir)
+    told = list(heal(config, dry_run=True))
+    assert everything(config.work_dir) == before
+    assert len(told) == 2
+    assert list(heal(config)) == told
+    assert list(heal(config, dry_run=True)) == []
+
+
+# a local store that two datasets use
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Config]:
+    """Datasets with the same videos, receipts that vouch for them, and one store of flow."""
+    configs = []
+    for name in ("one", "two"):
+        own = {"work": str(tmp_path / name), "store": {"local": str(tmp_path / "common")}}
+        configs.append(load({"name": name, "dataset": "demo", **own}))
+        vouch(configs[-1], "flow-r", {video: {"key": key} for video, key in KEYS.items()})
+    arrays = FlowStore(configs[0].store_folder("flow", ""))
+    for name, key in KEYS.items():
+        make(arrays, name, key)
+    return configs
+
+
+def make(arrays: FlowStore, name: str, key: str) -> None:
+    fields = np.zeros((4, 2, 8, 12), np.uint8)
+    arrays.write(key, iter(fields), describe=lambda _: says("flow", name, PARAMETERS))
+
+
+def test_the_other_dataset_learns_what_was_removed(two: list[Config], tmp_path: Path) -> None:
+    one, other = two
+    arrays = FlowStore(one.store_folder("flow", ""))
+    flip(arrays.path(KEYS["a"]) / "c/0/0/0/0", 20)
+    note(one, "flow", "a", KEYS["a"])
+    (told,) = heal(one)
+    assert "made anew" in told
+    assert vouchers(one) == set()
+    assert vouchers(other) == {"flow-r/00000.json", "index/flow-r.json"}
+    before = everything(tmp_path)
+    (told,) = heal(other, dry_run=True)
+    assert everything(tmp_path) == before
+    assert list(heal(other)) == [told]
+    assert "another run has removed flow" in told
+    assert vouchers(other) == set()
+    make(arrays, "a", KEYS["a"])
+    for config in two:
+        vouch(config, "flow-r", {video: {"key": key} for video, key in KEYS.items()})
+        assert list(heal(config)) == []
+        assert vouchers(config) == {"flow-r/00000.json", "index/flow-r.json"}
+    assert not list((tmp_path / "common" / "gone").iterdir())
+
+
+def test_what_was_made_again_meanwhile_is_left_alone(two: list[Config]) -> None:
+    discard(two[0], "flow", KEYS["a"])
+    make(FlowStore(two[0].store_folder("flow", "")), "a", KEYS["a"])
+    assert list(heal(two[1])) == []
+    assert vouchers(two[1]) == {"flow-r/00000.json", "index/flow-r.json"}
+
+
+def test_of_flow_that_nobody_made_again_the_mark_goes_in_the_end(two: list[Config], tmp_path: Path) -> None:
+    discard(two[0], "flow", KEYS["a"])
+    (mark,) = (tmp_path / "common" / "gone").iterdir()
+    os.utime(mark, (1, 1))
+    assert list(heal(two[1])) == []
+    assert not mark.exists()

@@ -17,21 +17,26 @@ import numpy as np
 import pytest
 
 from pipeline.dataset.keys import artifact_key
-from pipeline.stores.archive import TAIL_BYTES, pack_array
+from pipeline.stores.archive import TAIL_BYTES
 from pipeline.stores.damage import DamagedArtifact
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.members import ArrayArchive
 from pipeline.stores.provenance import made_by
 from pipeline.stores.shared import SharedStore, kind_of
-from tests.servers import Plain, Ranged, web_server
+from tests.servers import Plain, Ranged, Unreliable, web_server
 
 KEY, OTHER = "ab" * 16, "cd" * 16
 
 
-@pytest.fixture(params=["folder", "s3"])
+REAL = pytest.param("real s3", marks=[pytest.mark.slow, pytest.mark.s3])
+
+
+@pytest.fixture(params=["folder", "s3", REAL])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of a store that can be written to."""
-    return str(tmp_path / "shared") if request.param == "folder" else str(request.getfixturevalue("s3_url"))
+    if request.param == "folder":
+        return str(tmp_path / "shared")
+    return str(request.getfixturevalue("s3_url" if request.param == "s3" else "real_s3_url"))
 
 
 @pytest.fixture
@@ -39,11 +44,12 @@ def store(url: str) -> SharedStore:
     return SharedStore(url, writable=True)
 
 
-@pytest.fixture(params=["folder", "s3", "web", "web without ranges"])
+@pytest.fixture(params=["folder", "s3", "web", "web without ranges", REAL])
 def readable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[bytes], SharedStore]]:
     """Publish the content of one object; gives the store, opened to be read."""
     folder = tmp_path / "shared"
-    url = str(request.getfixturevalue("s3_url")) if request.param == "s3" else str(folder)
+    fixture = {"s3": "s3_url", "real s3": "real_s3_url"}.get(request.param)
+    url = str(request.getfixturevalue(fixture) if fixture else folder)
 
     def filled(content: bytes) -> SharedStore:
         put(SharedStore(url, writable=True), KEY, content, tmp_path)
@@ -59,10 +65,9 @@ def readable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callabl
         yield filled
 
 
-def put(store: SharedStore, key: str, content: bytes, folder: Path) -> bool:
-    path = folder / f"to-publish-{os.getpid()}"
-    path.write_bytes(content)
-    return store.publish("flow", key, path)
+def put(store: SharedStore, key: str, content: bytes, folder: Path) -> None:
+    with store.incoming("flow", key, folder=folder) as path:
+        path.write_bytes(content)
 
 
 def everything(store: SharedStore, key: str = KEY) -> bytes:
@@ -72,8 +77,8 @@ def everything(store: SharedStore, key: str = KEY) -> bytes:
 def test_what_is_published_is_there_until_it_is_removed(store: SharedStore, tmp_path: Path) -> None:
     content = bytes(range(256)) * 400
     assert not store.has("flow", KEY)
-    assert put(store, KEY, content, tmp_path)
-    assert put(store, OTHER, content[:7], tmp_path)
+    put(store, KEY, content, tmp_path)
+    put(store, OTHER, content[:7], tmp_path)
     assert store.has("flow", KEY)
     assert not store.has("frames", KEY)
     assert sorted(store.keys("flow")) == [(KEY, len(content)), (OTHER, 7)]
@@ -86,8 +91,8 @@ def test_what_is_published_is_there_until_it_is_removed(store: SharedStore, tmp_
 
 
 def test_an_object_that_is_there_stays(store: SharedStore, tmp_path: Path) -> None:
-    assert put(store, KEY, b"first", tmp_path)
-    assert not put(store, KEY, b"second", tmp_path)
+    put(store, KEY, b"first", tmp_path)
+    put(store, KEY, b"second", tmp_path)
     assert everything(store) == b"first"
     with store.incoming("flow", OTHER, folder=tmp_path) as path:
         path.write_bytes(b"late")
@@ -110,17 +115,12 @@ def test_every_kind_of_store_is_read(readable: Callable[[bytes], SharedStore], t
     assert not store.has("flow", OTHER)
     for start, stop in ((0, 1), (5, 5), (299_990, 300_000), (1000, 200_000)):
         assert store.read("flow", KEY, start, stop) == content[start:stop]
-    store.fetch("flow", KEY, tmp_path / "copy" / "here")
-    assert (tmp_path / "copy" / "here").read_bytes() == content
     with store.local("flow", KEY, folder=tmp_path / "other") as path:
         assert path.read_bytes() == content
-    with pytest.raises(FileNotFoundError):
-        store.fetch("flow", OTHER, tmp_path / "absent")
     with pytest.raises(FileNotFoundError):
         store.read("flow", OTHER, 0, 1)
     with pytest.raises(FileNotFoundError), store.local("flow", OTHER, folder=tmp_path / "other"):
         pass
-    assert not (tmp_path / "absent").exists()
     assert not [path for path in tmp_path.rglob(".tmp-*") if path.is_file()]
     with pytest.raises(ValueError, match="read only"):
         put(store, OTHER, b"", tmp_path)
@@ -137,6 +137,102 @@ def test_a_store_is_used_on_both_sides_of_a_fork_and_a_pickle(readable: Callable
         os._exit(0 if everything(store) == b"content" else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert everything(store) == everything(pickle.loads(pickle.dumps(store))) == b"content"
+
+
+FORKING = """
+import gc, os, sys
+from pipeline.stores.shared import SharedStore
+store, key = SharedStore(sys.argv[1]), sys.argv[2]
+read = lambda: store.read("flow", key, 0, 100)
+assert read() == b"content"
+for used in (True, False):
+    child = os.fork()
+    if child == 0:
+        if used:
+            assert read() == b"content"
+        del store
+        gc.collect()
+        sys.exit(0)  # by the end of the interpreter
+    assert os.waitpid(child, 0)[1] == 0
+    assert read() == b"content"  # on the connection that it has had before
+"""
+
+
+@pytest.mark.parametrize("kind", ["s3", "web"])
+def test_a_child_that_ends_leaves_its_parents_connections_alone(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = str(request.getfixturevalue("s3_url")) if kind == "s3" else str(tmp_path / "shared")
+    put(SharedStore(url, writable=True), KEY, b"content", tmp_path)
+    with web_server(tmp_path) as address:
+        command = [sys.executable, "-c", FORKING, url if kind == "s3" else f"{address}/shared", KEY]
+        # a parent that no longer hears its server waits for a minute
+        subprocess.run(command, cwd=Path(__file__).parents[3], timeout=40, check=True)
+
+
+def test_a_broken_connection_is_tried_again(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 1000
+    for name in ("store", "dead"):
+        put(SharedStore(str(tmp_path / name), writable=True), KEY, content, tmp_path)
+    Unreliable.asked.clear()
+    with web_server(tmp_path, Unreliable) as address:
+        store = SharedStore(f"{address}/store")
+        assert store.size("flow", KEY) == len(content)
+        assert store.read("flow", KEY, 1000, 2000) == content[1000:2000]
+        assert not store.has("flow", OTHER)
+        Unreliable.asked.clear()
+        with store.local("flow", KEY, folder=tmp_path) as path:
+            assert path.read_bytes() == content
+        assert Unreliable.asked.total() == 3
+        with pytest.raises(OSError, match="dead cannot be used"):
+            SharedStore(f"{address}/dead").has("flow", KEY)
+
+
+def test_requests_to_a_web_server(tmp_path: Path) -> None:
+    store, requests = array_archive(tmp_path, count=120, size=(64, 96)), []
+
+    class Counting(Ranged):
+        def send_head(self) -> Any:
+            requests.append((self.command, Path(self.path).suffix))
+            return super().send_head()
+
+    size = store.size("flow", ARRAY)
+    assert size is not None
+    assert size > 10 * TAIL_BYTES
+    with web_server(tmp_path, Counting) as address:
+        arrays = FlowStore(tmp_path / "empty", shared=SharedStore(f"{address}/shared"))
+        opening, range_ = [("HEAD", ".zip"), ("GET", ".zip")], ("GET", ".zip")
+        arrays.read(ARRAY, 0, 5)
+        assert requests == [("GET", ".json"), *opening, range_]  # the first is the marker, once in a process
+        requests.clear()
+        arrays.read(ARRAY, 100, 105)
+        assert requests == [range_]
+
+
+def test_processes_that_make_one_store_at_the_same_moment(url: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.stores.shared import SharedStore\n"
+        "url, key, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])\n"
+        "stores = [SharedStore(f'{url}{index}', writable=True) for index in range(5)]\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+        "for store in stores:\n"
+        "    with store.incoming('flow', key, folder=folder) as path:\n"
+        "        path.write_bytes(b'x')\n"
+    )
+    names, pipes = [f"{number:032x}" for number in range(3)], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    commands = [[sys.executable, "-c", code, url, name, str(tmp_path)] for name in names]
+    writers = [subprocess.Popen(command, cwd=Path(__file__).parents[3], **pipes) for command in commands]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.close()
+    assert [writer.wait() for writer in writers] == [0] * 3
+    for index in range(5):
+        assert sorted(SharedStore(f"{url}{index}").keys("flow")) == [(name, 1) for name in names]
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_arrays_are_read_in_place(readable: Callable[[bytes], SharedStore], tmp_path: Path) -> None:
@@ -196,8 +292,8 @@ def test_a_server_that_fails_is_not_one_that_has_nothing(tmp_path: Path) -> None
             list(store.keys("flow"))
     with pytest.raises(OSError, match="cannot be used"):
         store.has("flow", KEY)  # it is gone
-    with pytest.raises(OSError, match="cannot be used"):
-        store.fetch("flow", KEY, tmp_path / "copy")
+    with pytest.raises(OSError, match="cannot be used"), store.local("flow", KEY, folder=tmp_path):
+        pass
 
 
 def test_a_bucket_or_a_server_that_is_not_there_is_an_error(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,11 +350,13 @@ from pathlib import Path
 from pipeline.stores.shared import SharedStore
 url, letter, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 store = SharedStore(url, writable=True)
-path = folder / f"{letter}.object"
-path.write_bytes(letter.encode() * 1_000_000)
+content = letter.encode() * 1_000_000
 print("ready", flush=True)
 for number in range(int(sys.argv[4])):
-    store.publish("flow", f"{number:032x}", path)
+    key = f"{number:032x}"
+    if not store.has("flow", key):
+        with store.incoming("flow", key, folder=folder) as path:
+            path.write_bytes(content)
 """
 
 
@@ -364,20 +462,24 @@ def test_a_file_address_may_have_escapes(tmp_path: Path) -> None:
     assert SharedStore(str(tmp_path / "a b")).has("flow", KEY)
 
 
+ARRAY = artifact_key("flow", {}, "0" * 32)
+
+
 def array_archive(folder: Path, *, count: int, size: tuple[int, int]) -> SharedStore:
     """A shared store with one array of noise."""
     fields = np.random.default_rng(0).integers(0, 256, (count, 2, *size), np.uint8)
     arrays = FlowStore(folder / "arrays")
-    arrays.write(KEY, iter(fields), describe=lambda count: {})
+    own = {**made_by("flow"), "parameters": {}, "source_digest": "0" * 32}
+    arrays.write(ARRAY, iter(fields), describe=lambda count: own)
     store = SharedStore(str(folder / "shared"), writable=True)
-    with store.incoming("flow", KEY, folder=folder) as path:
-        pack_array(arrays.path(KEY), path)
+    with store.incoming("flow", ARRAY, folder=folder) as path:
+        arrays.pack(ARRAY, path)
     return store
 
 
 def test_opening_in_place_costs_one_read_and_keeps_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = array_archive(tmp_path, count=8, size=(64, 128))
-    assert (store.size("flow", KEY) or 0) > TAIL_BYTES
+    assert (store.size("flow", ARRAY) or 0) > TAIL_BYTES
     reads: list[int] = []
     read = store.read
 
@@ -387,11 +489,11 @@ def test_opening_in_place_costs_one_read_and_keeps_little(tmp_path: Path, monkey
 
     monkeypatch.setattr(store, "read", counted)
     arrays = FlowStore(tmp_path / "empty", shared=store)
-    arrays.attributes(KEY)
+    arrays.attributes(ARRAY)
     assert reads == [TAIL_BYTES]
-    arrays.read(KEY, 0, 1)  # its index was in what has been read
+    arrays.read(ARRAY, 0, 1)  # its index was in what has been read
     assert len(reads) == 2
-    opened = arrays._arrays[KEY].files
+    opened = arrays._arrays[ARRAY].files
     assert isinstance(opened, ArrayArchive)
     assert opened._tail[1] == b""
 
@@ -401,11 +503,11 @@ def test_a_network_error_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monkey
     read = store.read
 
     def failing(kind: Any, key: str, start: int, stop: int) -> bytes:
-        if stop == store.size("flow", KEY) and start == stop - 8:
+        if stop == store.size("flow", ARRAY) and start == stop - 8:
             return read(kind, key, start, stop)
         raise OSError("the network is down")
 
     monkeypatch.setattr("pipeline.stores.members.TAIL_BYTES", 8)  # so that the directory is not in what is read at once
     monkeypatch.setattr(store, "read", failing)
     with pytest.raises(OSError, match="the network is down"):
-        FlowStore(tmp_path / "empty", shared=store).attributes(KEY)
+        FlowStore(tmp_path / "empty", shared=store).attributes(ARRAY)
