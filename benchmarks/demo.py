@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import Config, load
+from pipeline.config import Config, FusionConfig, load
 from pipeline.demo.clips import FPS, PRESETS, Clip, list_clips
 from pipeline.demo.render import actor_boxes, render_clip
 from pipeline.demo.scene import CLASSES
@@ -160,7 +160,10 @@ def _right(said: list[str], facts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def judge_run(config: Config, work: Path) -> dict[str, list[Judged]]:
-    """Every stream of a finished run, and every fusion of streams that count, each once a split and seed.
+    """Every stream of a finished run, and its fusions, each once a split and seed.
+
+    Fusions are those that the configuration names, where all of their streams ran, or all that its streams with a
+    weight can make.
 
     Raises:
         ValueError: a score file is missing.
@@ -176,13 +179,22 @@ def judge_run(config: Config, work: Path) -> dict[str, list[Judged]]:
         if run["weight"] > 0:
             groups[run["split"], run["seed"]][name] = scores
     for streams in groups.values():
-        for size in range(2, len(streams) + 1):
-            for names in itertools.combinations(streams, size):
-                weights = [config.experiments[name].weight for name in names]
-                ids, total, _ = fuse([streams[name] for name in names], weights=weights, on=config.fuse_on)
-                said = streams[names[0]].classes[total.argmax(axis=1)].tolist()
-                judged[" + ".join(names)].append(Judged(**_right(said, [truth[name] for name in ids.tolist()])))
+        for label, fusion in _fusions(config, list(streams)).items():
+            chosen, on = [streams[name] for name in fusion.experiments], fusion.fuse_on or config.fuse_on
+            ids, total, _ = fuse(chosen, weights=list(fusion.experiments.values()), on=on)
+            said = chosen[0].classes[total.argmax(axis=1)].tolist()
+            judged[label].append(Judged(**_right(said, [truth[name] for name in ids.tolist()])))
     return judged
+
+
+def _fusions(config: Config, streams: list[str]) -> dict[str, FusionConfig]:
+    if config.fusions:
+        return {name: fusion for name, fusion in config.fusions.items() if fusion.experiments.keys() <= set(streams)}
+    several = [names for size in range(2, len(streams) + 1) for names in itertools.combinations(streams, size)]
+    return {
+        " + ".join(names): FusionConfig(experiments={name: config.experiments[name].weight for name in names})
+        for names in several
+    }
 
 
 def table(judged: dict[str, list[Judged]]) -> dict[str, dict[str, float | None]]:

@@ -39,6 +39,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones.convention import Backbone, Normalise
+from models.scoring import SnippetScores
+from models.switches import check_choice
 from models.tsn import freeze_batch_norms
 from models.weights import LoadReport
 
@@ -48,15 +50,6 @@ Activation = Literal["relu", "tanh", "sigmoid", "identity"]
 AttentionInit = Literal["gauss", "one", "inv_n"]
 
 GAUSS_STD = 0.001
-
-
-class SnippetScores(NamedTuple):
-    """What one snippet contributes to its video, whichever other snippets there are."""
-
-    logits: Tensor
-    """(M, K) float32."""
-    energy: Tensor
-    """(M,) float32, e_i of equation (2); zeros for a consensus without energies."""
 
 
 class ATWOutput(NamedTuple):
@@ -97,10 +90,10 @@ class ATW(nn.Module):
         init: AttentionInit = "gauss",
     ) -> None:
         super().__init__()
-        _check("consensus", consensus, get_args(Consensus))
-        _check("att_input", att_input, get_args(AttentionInput))
-        _check("activation", activation, get_args(Activation))
-        _check("init", init, get_args(AttentionInit))
+        check_choice("consensus", consensus, get_args(Consensus))
+        check_choice("att_input", att_input, get_args(AttentionInput))
+        check_choice("activation", activation, get_args(Activation))
+        check_choice("init", init, get_args(AttentionInit))
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} is not a probability in [0, 1)")
         if segments < 1:
@@ -131,7 +124,10 @@ class ATW(nn.Module):
         return self
 
     def score_snippets(self, x: Tensor) -> SnippetScores:
-        """Equations (1) and (2) for M snippets (M, C, H, W) of any videos: run a long video in chunks of them."""
+        """Equations (1) and (2) for M snippets (M, C, H, W) of any videos: run a long video in chunks of them.
+
+        The energy is e_i of equation (2), zeros for a consensus without energies.
+        """
         features = self.backbone(self.normalise(x))  # M D
         logits = self.fc(self.dropout(features)).float()  # M K
         if self.consensus_kind != "softmax_att":
@@ -170,10 +166,9 @@ class ATW(nn.Module):
         scores = self.score_snippets(x.flatten(0, 1))  # B N C H W -> B*N C H W
         return self.consensus(scores.logits.unflatten(0, x.shape[:2]), scores.energy.unflatten(0, x.shape[:2]))
 
-
-def _check(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+    def loss(self, output: ATWOutput, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy on A of equation (4), mean over the videos; `labels` (B,) are class numbers."""
+        return F.cross_entropy(output.logits, labels, label_smoothing=label_smoothing)
 
 
 def _attention(inputs: int, *, init: AttentionInit, segments: int, std: float) -> nn.Linear:

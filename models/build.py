@@ -11,12 +11,29 @@ from models.backbones.bn_inception import BNInception
 from models.backbones.convention import check_channels
 from models.backbones.resnet import ResNet
 from models.backbones.tiny import TinyCNN
+from models.flownet import load_encoder
+from models.sta_cnn import STACNN
 from models.weights import load_pretrained
 
-FAMILIES = ("atw",)
+FAMILIES = ("atw", "sta_cnn")
 BACKBONES = ("tiny", "bn_inception", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
-Model: TypeAlias = ATW
+ATW_SWITCHES = ("consensus", "att_input", "activation", "init")
+STA_CNN_SWITCHES = (
+    "spatial",
+    "groups",
+    "top",
+    "select_loss",
+    "aux_lambda",
+    "aux_pool",
+    "sal_weights",
+    "pool_weights",
+    "pool_scale",
+    "san_width",
+    "san_last_pool_stride",
+)
+
+Model: TypeAlias = ATW | STACNN
 
 
 def build(
@@ -30,41 +47,54 @@ def build(
     backbone: str = "tiny",
     partial_bn: bool = False,
     pretrained: str | None = None,
+    san_pretrained: str | None = None,
+    input_size: int | None = None,
     read_pretrained: bool = True,
     **switches: Any,
 ) -> Model:
-    """A model ready to train. `modality` is rgb, flow or warped_flow; `in_channels` 3, or 2 a flow field.
+    """A model ready to train. `modality` is rgb, flow or warped_flow; `in_channels` 3 an image, or 2 a flow field.
 
-    `switches` are those of the family (`models.atw` for "atw"); leave one out for its default. `pretrained` is the path
-    of a published or own checkpoint; what became of its tensors stands in the model's `load_report`. A caller that will
-    overwrite all weights anyway says `read_pretrained=False`: then the file need not exist. Initial weights come from
-    torch's global random state: seed it first. Raises ValueError for unknown names and for values out of range.
+    `switches` are those of the family (`models.atw`, `models.sta_cnn`); leave one out for its default. `input_size` is
+    the side of the input in pixels, for families with weights for each place. `pretrained` is the path of a published
+    or own checkpoint, `san_pretrained` of FlowNetS weights or of a pre-trained Spatial Attention Network; what became
+    of their tensors stands in the model's `load_report` and `san_load_report`. A caller that will overwrite all weights
+    anyway says `read_pretrained=False`: then the files need not exist. `partial_bn` freezes BatchNorm's statistics as
+    they are: load trained ones, by `pretrained` or `weights.load_initial`. Initial weights come from torch's global
+    random state: seed it first. Raises ValueError for unknown names and for values out of range.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes} is not a number of classes; it must be at least 1")
-    if partial_bn and pretrained is None:
+    if san_pretrained is not None and switches.get("spatial") != "san":
         raise ValueError(
-            "partial_bn=True would freeze untrained statistics; give `pretrained`, or set partial_bn=False"
+            f"san_pretrained={san_pretrained!r} has no place to go; it needs family sta_cnn, spatial 'san'"
         )
     check_channels(in_channels, modality=modality)
-    trunk = build_backbone(backbone, in_channels=in_channels)
+    # beside a Spatial Attention Network the classifier reads the first frame alone
+    trunk = build_backbone(backbone, in_channels=3 if switches.get("spatial") == "san" else in_channels)
+    common: dict[str, Any] = {
+        "num_classes": num_classes,
+        "modality": modality,
+        "in_channels": in_channels,
+        "segments": segments,
+        "dropout": dropout,
+        "partial_bn": partial_bn,
+        "fc_std": _classifier_std(trunk.feature_dim, pretrained=pretrained),
+    }
+    model: Model
     match family:
         case "atw":
-            model = ATW(
-                trunk,
-                num_classes=num_classes,
-                modality=modality,
-                in_channels=in_channels,
-                segments=segments,
-                dropout=dropout,
-                partial_bn=partial_bn,
-                fc_std=_classifier_std(trunk.feature_dim, pretrained=pretrained),
-                **_only(switches, "consensus", "att_input", "activation", "init", family=family),
-            )
+            model = ATW(trunk, **common, **_only(switches, *ATW_SWITCHES, family=family))
+        case "sta_cnn":
+            chosen = _only(switches, *STA_CNN_SWITCHES, family=family)
+            model = STACNN(trunk, **common, input_size=input_size, **chosen)
         case _:
             raise ValueError(f"model family {family!r} is unknown; choose one of {', '.join(FAMILIES)}")
     if pretrained is not None and read_pretrained:
         model.load_report = load_pretrained(model, pretrained)
+    if san_pretrained is not None and read_pretrained:
+        assert isinstance(model, STACNN)
+        assert model.san is not None
+        model.san_load_report = load_encoder(model.san, san_pretrained)
     return model
 
 

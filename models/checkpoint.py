@@ -13,7 +13,6 @@ Writes are atomic and the same content gives the same bytes. Reading uses `weigh
 """
 
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +24,12 @@ from torch import Tensor, nn
 
 from models.build import Model
 from models.build import build as build_model
-from models.weights import read_torch_file
+from models.weights import read_torch_file, strip, write_torch_file
 
 FORMAT = "wherewhen"
 VERSION = 1
-WRAPPERS = ("module.", "_forward_module.", "_orig_mod.")
+WHERE_WEIGHTS_CAME_FROM = {"pretrained", "san_pretrained"}
+"""Keywords of `build` that do not say what a model is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,6 @@ def save_checkpoint(
     Raises ValueError when `build` is not JSON-able, `classes` do not fit it, or `extra` holds what cannot be read back
     safely (numpy arrays and scalars, own classes).
     """
-    path = Path(path)
     if not _survives_json(dict(build)):
         raise ValueError(f"build={dict(build)} does not survive JSON; use plain strings, numbers and lists")
     if len(classes) != build["num_classes"]:
@@ -67,18 +66,10 @@ def save_checkpoint(
         "version": VERSION,
         "build": dict(build),
         "classes": list(classes),
-        "state_dict": {_strip(name): tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+        "state_dict": {strip(name): tensor.detach().cpu() for name, tensor in model.state_dict().items()},
         "extra": extra,
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:  # an open file, not a name: torch.save would write the name into the bytes
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_torch_file(path, payload)
 
 
 def load_checkpoint(
@@ -115,8 +106,8 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     Raises ValueError naming the first names and shapes that differ.
     """
-    source = {_strip(name): tensor for name, tensor in state.items()}
-    target = {_strip(name): tensor for name, tensor in model.state_dict().items()}
+    source = {strip(name): tensor for name, tensor in state.items()}
+    target = {strip(name): tensor for name, tensor in model.state_dict().items()}
     missing = [name for name in target if name not in source]
     left_over = [name for name in source if name not in target]
     shapes = [
@@ -143,7 +134,7 @@ def _check_expected(
 ) -> None:
     differences = []
     if expect_build is not None:
-        names = sorted((build.keys() | expect_build.keys()) - {"pretrained"})
+        names = sorted((build.keys() | expect_build.keys()) - WHERE_WEIGHTS_CAME_FROM)
         differences += [
             f"{name} is {build.get(name)!r} instead of {expect_build.get(name)!r}"
             for name in names
@@ -154,12 +145,6 @@ def _check_expected(
         differences.append(f"its classes differ ({', '.join(odd[:3]) if odd else 'same names, another order'})")
     if differences:
         raise ValueError(f"{path} is a checkpoint of another model: {'; '.join(differences)}")
-
-
-def _strip(name: str) -> str:
-    while name.startswith(WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name
 
 
 def _survives_json(value: dict[str, Any]) -> bool:

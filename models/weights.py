@@ -6,9 +6,12 @@ classifier called fc, last_linear, new_fc or fc_custom; a first convolution call
 shape (1, C) (converted from Caffe); files without num_batches_tracked. An image network's first convolution becomes
 one for flow by cross-modality initialisation (Wang et al., "Temporal Segment Networks", ECCV 2016, section 3.3).
 
-Files are opened with `weights_only=True`: a checkpoint is data and cannot run code.
+`load_pretrained` is for published files, `load_initial` for a training of our own that another one starts from; a
+FlowNetS encoder is read by `models.flownet`. Files are opened with `weights_only=True`: a checkpoint is data and cannot
+run code.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,8 @@ from torch import Tensor, nn
 
 from models.tsn import CONVOLUTIONS
 
-PREFIXES = ("module.", "_forward_module.", "_orig_mod.", "base_model.", "backbone.")
+WRAPPERS = ("module.", "_forward_module.", "_orig_mod.")
+PREFIXES = (*WRAPPERS, "base_model.", "backbone.")
 CLASSIFIERS = ("fc", "last_linear", "new_fc", "fc_custom")
 
 
@@ -40,10 +44,12 @@ class LoadReport:
     """Names in the file left aside because their part of the model, such as the classifier, has another shape."""
 
     def __str__(self) -> str:
-        fates = [("missing", self.missing), ("unexpected", self.unexpected)]
-        fates += [("reshaped", self.reshaped), ("dropped", self.dropped)]
+        """For the log: every name that was not used, or not filled, and some of those that were adapted."""
+        fates = [("missing", self.missing), ("unexpected", self.unexpected), ("dropped", self.dropped)]
         lines = [f"{self.path}: {len(self.loaded)} tensors loaded"]
-        lines += [f"{len(names)} {fate} ({_some(names)})" for fate, names in fates if names]
+        lines += [f"{len(names)} {fate} ({', '.join(names)})" for fate, names in fates if names]
+        if self.reshaped:
+            lines.append(f"{len(self.reshaped)} reshaped ({_some(self.reshaped)})")
         return "; ".join(lines)
 
 
@@ -96,6 +102,33 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     )
 
 
+def load_initial(model: nn.Module, path: str | Path) -> LoadReport:
+    """Warm start: copy every tensor of one of our own checkpoints whose name and shape `model` has too.
+
+    What only one of the two has stays as it is and is reported (`dropped`: the name is in both, the shape differs).
+    Raises ValueError, leaving the model as it was, when no tensor of its backbone is among them.
+    """
+    source = {strip(name): tensor for name, tensor in read_state_dict(path).items()}
+    target = {strip(name): tensor for name, tensor in model.state_dict().items()}
+    loaded = [name for name, tensor in target.items() if name in source and source[name].shape == tensor.shape]
+    if not any(name.startswith("backbone.") for name in loaded):
+        raise ValueError(
+            f"{path} cannot start this model: no backbone tensor has the same name and shape (first keys "
+            f"{_some(source)}, the model's {_some(target)}); start from a model of the same backbone and input"
+        )
+    with torch.no_grad():
+        for name in loaded:
+            target[name].copy_(source[name])
+    return LoadReport(
+        path=str(path),
+        loaded=tuple(loaded),
+        missing=tuple(name for name in target if name not in source),
+        unexpected=tuple(name for name in source if name not in target),
+        reshaped=(),
+        dropped=tuple(name for name in target if name in source and name not in loaded),
+    )
+
+
 def cross_modality_conv1(weight: Tensor, channels: int) -> Tensor:
     """(out, 3, k, k) colour filters -> (out, `channels`, k, k): their mean over the colours, repeated."""
     return weight.mean(dim=1, keepdim=True).repeat_interleave(channels, dim=1)
@@ -115,7 +148,22 @@ def read_torch_file(path: str | Path) -> Any:
         ) from error
 
 
-def _state_dict(path: str | Path) -> dict[str, Tensor]:
+def write_torch_file(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write plain data to `path` in one atomic step; the same content gives the same bytes."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:  # an open file, not a name: torch.save would write the name into the bytes
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, whether they lie bare in it or under "state_dict"; else ValueError."""
     content = read_torch_file(path)
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
@@ -127,7 +175,7 @@ def _state_dict(path: str | Path) -> dict[str, Tensor]:
 def _source(path: str | Path, *, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The file's tensors under the names of our models."""
     source: dict[str, Tensor] = {}
-    for name, tensor in _state_dict(path).items():
+    for name, tensor in read_state_dict(path).items():
         renamed = _rename(name, known=known)
         if renamed in source:
             raise ValueError(f"{path} has two tensors for {renamed} (one is {name}); remove one of them")
@@ -135,11 +183,16 @@ def _source(path: str | Path, *, known: Mapping[str, Tensor]) -> dict[str, Tenso
     return source
 
 
-def _strip(name: str) -> str:
-    """The name without the wrappers around the network."""
-    while name.startswith(PREFIXES):
+def strip(name: str, *, prefixes: tuple[str, ...] = WRAPPERS) -> str:
+    """The name without `prefixes`, however many of them lead it."""
+    while name.startswith(prefixes):
         name = name.split(".", 1)[1]
     return name
+
+
+def _strip(name: str) -> str:
+    """The name without the wrappers around the network, and without the network's own name in its family."""
+    return strip(name, prefixes=PREFIXES)
 
 
 def _rename(name: str, *, known: Mapping[str, Tensor]) -> str:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from types import UnionType
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
 from pydantic import (
     BaseModel,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -23,20 +26,30 @@ from pydantic import (
 )
 
 from pipeline.dataset.sources import ALL_KEYS, Dataset, check_keys
+from pipeline.experiments import (
+    ATWConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimConfig,
+    PredictionConfig,
+    SamplingConfig,
+    SanConfig,
+    STACNNConfig,
+    check_flow_of_frames,
+    check_initials,
+    check_splits,
+)
+from pipeline.fusions import EvaluationSettings, FuseOn, FusionConfig, check_fusions, check_scale, evaluation_settings
 from pipeline.sections import (
     ComputeConfig,
     DemoConfig,
-    ExperimentConfig,
     FlowConfig,
     Fraction,
     FramesConfig,
     GeometryConfig,
     ImportedFlowConfig,
-    ModelConfig,
     Name,
-    OptimConfig,
     Positive,
-    SamplingConfig,
     Section,
     StoreConfig,
     WarpedFlowConfig,
@@ -44,22 +57,28 @@ from pipeline.sections import (
 )
 
 __all__ = [
+    "ATWConfig",
     "ComputeConfig",
     "Config",
     "DemoConfig",
     "ExperimentConfig",
     "FlowConfig",
     "FramesConfig",
+    "FusionConfig",
     "GeometryConfig",
     "ImportedFlowConfig",
     "ModelConfig",
     "OptimConfig",
+    "PredictionConfig",
+    "STACNNConfig",
     "SamplingConfig",
+    "SanConfig",
     "StoreConfig",
     "WarpedFlowConfig",
     "canonical",
     "load",
     "main",
+    "told",
 ]
 
 
@@ -90,7 +109,12 @@ class Config(Section):
     flow: FlowConfig = FlowConfig(size=(340, 256))
     warped_flow: WarpedFlowConfig = Field(default_factory=dict, validate_default=True)
     experiments: dict[Name, ExperimentConfig] = Field(default_factory=dict, description="the streams, by name")
-    fuse_on: Literal["logits", "prob"] = Field("logits", description="what is added up over streams")
+    fusions: dict[Name, FusionConfig] = Field(
+        default_factory=dict, description="sums of streams by name; none: the one called fused, by the streams' weights"
+    )
+    fuse_on: FuseOn = Field(
+        "logits", description="what fusions add up: logits, their softmax (prob), or exp(logits) as they are (exp)"
+    )
     compute: ComputeConfig = ComputeConfig()
     store: StoreConfig = StoreConfig()
 
@@ -119,10 +143,27 @@ class Config(Section):
         taken = {"baseline", "chance", "fused"} & self.experiments.keys()
         if taken:
             raise ValueError(f"an experiment cannot be called {min(taken)!r}, which the results use; rename it")
+        if "all" in self.experiments:
+            raise ValueError("an experiment cannot be called 'all', because train_all is the whole run; rename it")
         for name, experiment in self.experiments.items():
-            if experiment.optim.batch_size % self.compute.devices:
-                size, devices = experiment.optim.batch_size, self.compute.devices
-                raise ValueError(f"batch_size {size} of {name} cannot be shared by {devices} devices; use a multiple")
+            devices, sizes = self.compute.devices, [experiment.optim.batch_size]
+            if experiment.san:
+                sizes.append(experiment.san.batch_size)
+            for size in sizes:
+                if size % devices:
+                    raise ValueError(
+                        f"batch_size {size} of {name} cannot be shared by {devices} devices; use a multiple"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _across_experiments(self) -> Self:
+        check_splits(self.experiments, self.splits)
+        check_initials(self.experiments)
+        check_fusions(self.fusions, self.experiments)
+        check_scale(self.evaluation["fusions"], self.experiments)
+        if any(experiment.san and experiment.san.targets == "flow" for experiment in self.experiments.values()):
+            check_flow_of_frames(self.frames.model_dump(mode="json"), self.flow.model_dump(mode="json"))
         return self
 
     @model_validator(mode="after")
@@ -143,6 +184,11 @@ class Config(Section):
         if stage in ("flow", "warped_flow"):
             return (self.store.local or self.work_dir / "stores") / "flow"
         return (self.store.local / self.name if self.store.local else self.work_dir / "stores") / f"{stage}-{recipe}"
+
+    @property
+    def evaluation(self) -> EvaluationSettings:
+        """What evaluating is told: it reads no other key."""
+        return evaluation_settings(self.fusions, self.experiments, fuse_on=self.fuse_on)
 
     @property
     def stores(self) -> tuple[str, ...]:
@@ -174,39 +220,77 @@ def load(source: Path | dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        # a default that waits for a field with an error of its own has nothing to add
-        problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
-        raise ValueError("; ".join(map(_sentence, problems))) from None
+        raise ValueError(told(error, of=Config)) from None
 
 
-def _sentence(problem: Any) -> str:
-    """A pydantic problem as one clear sentence."""
-    path = [str(part) for part in problem["loc"]]
-    key = ".".join(path) or "the configuration"
-    if problem["type"] == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.0)
-        return f"unknown key {key!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {key!r}"
-    if problem["type"] == "missing":
-        return f"the key {key!r} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return f"{key}: {message}"
-    return f"{key} is {problem['input']!r}: {message[0].lower()}{message[1:]}"
+def told(error: ValidationError, *, of: type[BaseModel]) -> str:
+    """What is wrong with a section, one clear sentence a problem."""
+    # a default that waits for a field with an error of its own has nothing to add
+    problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+    sentences: dict[tuple[str, ...], str] = {}
+    for problem in problems:
+        key = tuple(_walk(problem["loc"], of=of)[0])
+        if key in sentences:  # another alternative of the same value
+            sentences[key] += f", or {_message(problem)}"
+        else:
+            sentences[key] = _sentence(problem, of=of)
+    return "; ".join(sentences.values())
 
 
-def _known_keys(path: list[str]) -> list[str]:
-    """The keys of the section that ``path`` leads to."""
-    section: type[BaseModel] = Config
-    for part in path:
-        if part == "experiments" or part not in section.model_fields:
-            section = ExperimentConfig  # a name chosen by the user stands between experiments and its section
+def _message(problem: Any) -> str:
+    text = str(problem["msg"]).removeprefix("Value error, ")
+    return text if problem["type"] == "value_error" else text[0].lower() + text[1:]
+
+
+def _sentence(problem: Any, *, of: type[BaseModel]) -> str:
+    path, section = _walk(problem["loc"], of=of)
+    key = ".".join(path) or ("the configuration" if of is Config else "the settings")
+    match problem["type"]:
+        case "extra_forbidden":
+            known = [field.alias or name for name, field in section.model_fields.items()] if section else []
+            near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.0)
+            return f"unknown key {key!r}; the nearest known key is {near[0]!r}" if near else f"unknown key {key!r}"
+        case "missing":
+            return f"the key {key!r} is missing"
+        case "union_tag_invalid":
+            found, expected = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
+            return f"{key}.family is {found!r}: input should be one of {expected}"
+    found = key if problem["type"] == "value_error" else f"{key} is {problem['input']!r}"
+    return f"{found}: {_message(problem)}"
+
+
+def _walk(loc: Sequence[str | int], *, of: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
+    """The keys on the way to a problem, without the names that pydantic puts between, and the section it lies in."""
+    path: list[str] = []
+    kind: Any = of
+    section: type[BaseModel] | None = None
+    for part in map(str, loc):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            section = kind
+            fields = {field.alias or name: field for name, field in kind.model_fields.items()}
+            kind = _inside(fields[part].annotation) if part in fields else None
+        elif (tagged := _tagged(kind)) and part in tagged:
+            kind = tagged[part]
             continue
-        annotation = section.model_fields[part].annotation
-        for one in (annotation, *get_args(annotation)):  # an optional section is one of two
-            if isinstance(one, type) and issubclass(one, BaseModel):
-                section = one
-    return [field.alias or name for name, field in section.model_fields.items()]
+        elif get_origin(kind) in (Union, UnionType):  # of plain values: the name of an alternative
+            kind = None
+            continue
+        else:
+            kind = get_args(kind)[-1] if get_origin(kind) is dict else None
+        path.append(part)
+    return path, section
+
+
+def _inside(annotation: Any) -> Any:
+    """The section that an optional one is, or the annotation again."""
+    options = [one for one in get_args(annotation) if isinstance(one, type) and issubclass(one, BaseModel)]
+    return options[0] if options and get_origin(annotation) is not dict else annotation
+
+
+def _tagged(annotation: Any) -> dict[str, Any]:
+    """The sections of a union by the tags that tell them apart."""
+    members = [get_args(one) for one in get_args(annotation)]
+    return {tag.tag: kind for kind, *notes in filter(None, members) for tag in notes if isinstance(tag, Tag)}
 
 
 def _documented(section: BaseModel, indent: int = 0) -> list[str]:
@@ -224,7 +308,10 @@ def _documented(section: BaseModel, indent: int = 0) -> list[str]:
         elif isinstance(value, dict) and value:
             lines.append(f"{pad}{key}:{note}")
             for item, nested in value.items():
-                lines += [f"{pad}  {item}:", *_documented(nested, indent + 4)]
+                if isinstance(nested, BaseModel):
+                    lines += [f"{pad}  {item}:", *_documented(nested, indent + 4)]
+                else:
+                    lines.append(f"{pad}  {item}: {json.dumps(nested)}")
         else:
             lines.append(f"{pad}{key}: {json.dumps(plain.get(key))}{note}")
     return lines

@@ -1,7 +1,7 @@
-"""The sections of the configuration, one a stage: typed, every field documented, unknown keys refused.
+"""The sections of the configuration but for experiments: typed, every field documented, unknown keys refused.
 
-``pipeline.config`` puts them together and reads them from a file. Imports stay light: the Snakefile loads this file
-each time it is parsed.
+Those are in ``pipeline.experiments``; ``pipeline.config`` puts them together and reads them from a file. Imports stay
+light: the Snakefile loads this file each time it is parsed.
 """
 
 from __future__ import annotations
@@ -200,81 +200,6 @@ class WarpedFlowConfig(FlowConfig):
     def _defects_of_dense_flow(self) -> Self:
         if self.mode == "correct" and self.defects:
             raise ValueError("defects belong to mode: dense_flow; remove them, or set the mode")
-        return self
-
-
-class ModelConfig(Section):
-    """An attention model; the switches are explained in models/atw.py."""
-
-    family: Literal["atw"] = Field("atw", description="which paper's model")
-    backbone: Literal["tiny", "bn_inception", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = Field(
-        "tiny", description="CNN of the stream"
-    )
-    pretrained: Path | None = Field(None, description="checkpoint file of the backbone; null trains from scratch")
-    consensus: Literal["softmax_att", "segment_linear", "avg", "max"] = Field(
-        "softmax_att", description="how segments become one video score"
-    )
-    att_input: Literal["logits", "features"] = Field("logits", description="what the attention looks at")
-    activation: Literal["relu", "tanh", "sigmoid", "identity"] = Field("relu", description="of the attention energy")
-    init: Literal["gauss", "one", "inv_n"] = Field("gauss", description="initial attention weights")
-    dropout: float = Field(0.5, ge=0.0, lt=1.0, description="before the classifier")
-    partial_bn: bool = Field(False, description="freeze every BatchNorm but the first, for fine-tuning")
-
-    @model_validator(mode="after")
-    def _nothing_to_freeze(self) -> Self:
-        if self.partial_bn and self.pretrained is None:
-            raise ValueError("partial_bn would freeze untrained statistics; give pretrained, or set it to false")
-        return self
-
-
-class SamplingConfig(Section):
-    """Which frames a model sees, and how they are cropped."""
-
-    segments: Count = Field(4, description="snippets a video in training (N)")
-    snippet: Count = Field(1, description="frames or flow fields a snippet; the papers: RGB 1, flow 5")
-    test_segments: Count = Field(25, description="snippets a video in testing (T)")
-    test_crops: Literal[1, 5, 10] = Field(1, description="1: centre; 5: corners too; 10: mirrored too")
-    input_size: Count = Field(224, description="side of the square network input, pixels")
-    crop_scales: tuple[Scale, ...] = Field(
-        (1.0, 0.875, 0.75), min_length=1, description="training crops, parts of the short side"
-    )
-    flip: bool = Field(True, description="mirror at random in training; flow x is negated with it")
-
-
-class OptimConfig(Section):
-    """Optimisation of one experiment."""
-
-    epochs: Count = Field(50, description="passes over the training videos")
-    batch_size: Count = Field(32, description="videos a step, over all devices")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has momentum")
-    lr: Positive = Field(0.001, description="initial learning rate")
-    momentum: Fraction = Field(0.9, description="of sgd")
-    weight_decay: float = Field(5e-4, ge=0.0, description="on weights, not on biases or BatchNorm")
-    schedule: Literal["step", "cosine"] = Field("step", description="step: at milestones; cosine: to zero")
-    milestones: tuple[Count, ...] = Field((), description="epochs after which the learning rate is multiplied by gamma")
-    gamma: Positive = Field(0.1, description="factor at a milestone")
-    clip_norm: Positive | None = Field(None, description="largest gradient norm")
-    label_smoothing: Fraction = Field(0.0, description="of the cross-entropy")
-
-
-class ExperimentConfig(Section):
-    """One stream: a model trained on one modality; one training job for each split and seed."""
-
-    modality: Literal["frames", "flow", "warped_flow"] = Field(description="which store it reads")
-    weight: float = Field(
-        1.0, ge=0.0, allow_inf_nan=False, description="weight of its scores in the fusion; 0 leaves it out"
-    )
-    model: ModelConfig = ModelConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    optim: OptimConfig = OptimConfig()
-
-    @model_validator(mode="after")
-    def _input_of_the_backbone(self) -> Self:
-        side = self.sampling.input_size
-        if self.model.backbone == "bn_inception" and side % 32:
-            raise ValueError(f"sampling.input_size {side} does not suit bn_inception; use a multiple of 32, as 224")
-        if side < 32:
-            raise ValueError(f"sampling.input_size {side} is too small for a CNN; use 32 or more")
         return self
 
 

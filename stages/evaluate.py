@@ -1,6 +1,8 @@
-"""Stage evaluate: accuracies of every run, of the fused streams, of chance; means over splits and seeds.
+"""Stage evaluate: accuracies of every run, of fused streams, of chance, and how much attention falls on the action.
 
-Shapes: V videos, C classes.
+Means and deviations are over splits and seeds.
+
+Shapes: S streams, V videos, C classes.
 """
 
 from __future__ import annotations
@@ -9,16 +11,23 @@ import argparse
 import json
 import sys
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.fusions import EvaluationSettings, FuseOn, FusionRow
 from pipeline.learning.metrics import confusion, mean_class_accuracy, softmax, top1
+from pipeline.learning.readers import Index, index_argument, read_index
 from pipeline.learning.scores import Scores, read_scores
+from pipeline.learning.truth import attention_truth
 from pipeline.stores.publish import write_text
+
+AVERAGED = ("top1", "mean_class", "temporal_inside", "temporal_uniform", "spatial_inside", "spatial_uniform")
+"""What the summary gives mean and deviation of."""
 
 
 class Run(TypedDict):
@@ -27,56 +36,81 @@ class Run(TypedDict):
     experiment: str
     split: str
     seed: int
-    weight: float
-    """Of its scores in the fusion; 0 leaves it out."""
     scores: str
     """Path of the score file."""
     recipe: NotRequired[str]
     folder: NotRequired[str]
 
 
-def evaluate(manifest: Manifest, runs: list[Run], *, fuse_on: Literal["logits", "prob"]) -> dict[str, Any]:
+RunKey = tuple[str, str, int]
+"""Experiment, split and seed."""
+
+
+def evaluate(
+    manifest: Manifest, runs: list[Run], *, settings: EvaluationSettings, indexes: Mapping[str, Index]
+) -> dict[str, Any]:
     """Everything that ``results.json`` holds.
 
     Args:
-        manifest: labels and splits.
-        runs: the score files; those of one split and seed with a weight above 0 are fused.
-        fuse_on: what is added up over streams: scores before the softmax, or probabilities.
+        manifest: labels, splits and ground truth.
+        runs: the score files.
+        settings: which streams are fused, and what the papers give.
+        indexes: of the stores that the experiments read, by modality: attention has moments in their frames.
 
     Raises:
         ValueError: a score file is missing, damaged, of other classes or of other videos.
     """
-    loaded = [(run, _checked_scores(run, manifest)) for run in runs]
-    rows = [_row(run["experiment"], run["split"], run["seed"], s.ids, s.logits, manifest) for run, s in loaded]
-    groups: dict[tuple[str, int], list[tuple[Run, Scores]]] = defaultdict(list)
-    for run, scores in loaded:
-        if run["weight"] > 0:
-            groups[run["split"], run["seed"]].append((run, scores))
+    loaded = {(run["experiment"], run["split"], run["seed"]): _checked_scores(run, manifest) for run in runs}
+    rows = [_row(*key, scores.ids, scores.logits, manifest) for key, scores in loaded.items()]
     left_out: dict[str, set[str]] = {run["split"]: set() for run in runs}
-    for (split, seed), streams in groups.items():
-        ids, fused, missing = fuse(
-            [scores for _, scores in streams], weights=[run["weight"] for run, _ in streams], on=fuse_on
-        )
-        left_out[split] |= set(missing)
-        rows.append(_row("fused", split, seed, ids, fused, manifest))
+    for fusion in settings["fusions"]:
+        for split, seed, streams in _streams(fusion, loaded):
+            weights = [fusion["experiments"][name] for name in streams]
+            ids, total, missing = fuse(list(streams.values()), weights=weights, on=fusion["on"])
+            left_out[split] |= set(missing)
+            rows.append(_row(fusion["name"], split, seed, ids, total, manifest))
+    attention = _attention(manifest, loaded, settings=settings, indexes=indexes)
     return {
         "classes": list(manifest.classes),
         "chance": chance(manifest, splits=sorted(left_out)),
+        "rows": _names(loaded, settings),
         "runs": rows,
-        "summary": summary(rows),
+        "attention": attention,
+        "summary": summary(rows, attention),
         "left_out": {split: sorted(ids) for split, ids in left_out.items()},
     }
 
 
+def _names(runs: Iterable[RunKey], settings: EvaluationSettings) -> list[dict[str, Any]]:
+    """What there are results of, in the order of the configuration: fusions first, then streams, then the baseline."""
+    fusions: list[dict[str, Any]] = [{"kind": "fusion", **fusion} for fusion in settings["fusions"]]
+    rows = fusions
+    for name in dict.fromkeys(name for name, _, _ in runs):
+        known = settings["experiments"].get(name)
+        kind, paper = ("stream", known["paper"]) if known else ("baseline", None)
+        rows.append({"kind": kind, "name": name, "paper": paper})
+    return rows
+
+
+def _streams(fusion: FusionRow, loaded: Mapping[RunKey, Scores]) -> Iterable[tuple[str, int, dict[str, Scores]]]:
+    """Split, seed and the streams of a fusion, by name, wherever all of them ran."""
+    for split, seed in dict.fromkeys((split, seed) for _, split, seed in loaded):
+        keys = [(name, split, seed) for name in fusion["experiments"]]
+        if all(key in loaded for key in keys):
+            yield split, seed, {key[0]: loaded[key] for key in keys}
+
+
 def fuse(
-    streams: list[Scores], *, weights: list[float], on: Literal["logits", "prob"]
+    streams: list[Scores], *, weights: list[float], on: FuseOn
 ) -> tuple[NDArray[np.str_], NDArray[np.float64], list[str]]:
     """Weighted sum of the scores of several streams.
 
     Args:
         streams: of one split and seed, at least one; classes equal.
         weights: one a stream.
-        on: scores before the softmax, or probabilities.
+        on: what is added up: "logits", the scores as they are; "prob", their softmax; "exp", their exponentials, which
+            are the probabilities of a prediction that was not normalised. Those are divided by one number a video,
+            common to streams and classes, so that none is too large; it changes no order.
 
     Returns:
         Sorted ids of the V videos that all streams have scored; their (V, C) sums; ids that only some have scored.
@@ -87,13 +121,22 @@ def fuse(
     ids = sorted(set.intersection(*(set(stream.ids.tolist()) for stream in streams)))
     missing = sorted(set.union(*(set(stream.ids.tolist()) for stream in streams)) - set(ids))
     if not ids:
-        raise ValueError("no test video is scored by all fused streams; set the weight of one of them to 0")
-    total = np.zeros((len(ids), len(streams[0].classes)))
-    for stream, weight in zip(streams, weights, strict=True):
-        place = {name: row for row, name in enumerate(stream.ids.tolist())}
-        scores = stream.logits[[place[name] for name in ids]].astype(np.float64)
-        total += weight * (softmax(scores) if on == "prob" else scores)
-    return np.array(ids), total, missing
+        raise ValueError("no test video is scored by all fused streams; take one of them out of the fusion")
+    scores = np.stack([_of(stream, ids) for stream in streams])  # S V C
+    match on:
+        case "logits":
+            terms = scores
+        case "prob":
+            terms = softmax(scores)
+        case "exp":
+            terms = np.exp(scores - scores.max(axis=(0, 2), keepdims=True))
+    return np.array(ids), np.tensordot(np.asarray(weights, np.float64), terms, axes=1), missing
+
+
+def _of(stream: Scores, ids: list[str]) -> NDArray[np.float64]:
+    """(len(ids), C) scores of some videos."""
+    place = {name: row for row, name in enumerate(stream.ids.tolist())}
+    return stream.logits[[place[name] for name in ids]].astype(np.float64)
 
 
 def chance(manifest: Manifest, *, splits: list[str]) -> dict[str, float]:
@@ -107,21 +150,45 @@ def chance(manifest: Manifest, *, splits: list[str]) -> dict[str, float]:
     return {"uniform": 1 / len(manifest.classes), "majority": float(np.mean(shares))}
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean and standard deviation (of a sample; 0 for one run) over the runs of each experiment."""
-    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        found[row["experiment"]].append(row)
+def summary(rows: list[dict[str, Any]], attention: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation (of a sample; 0 for one run) over the runs of each experiment and fusion.
+
+    Args:
+        rows: accuracies, one a run.
+        attention: what falls on the action, for the runs for which that is known.
+    """
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in [*rows, *attention]:
+        for quantity in AVERAGED:
+            if quantity in row:
+                found[row["experiment"]][quantity].append(row[quantity])
     return {
         name: {
-            "top1_mean": float(np.mean([row["top1"] for row in group])),
-            "top1_std": _deviation([row["top1"] for row in group]),
-            "mean_class_mean": float(np.mean([row["mean_class"] for row in group])),
-            "mean_class_std": _deviation([row["mean_class"] for row in group]),
-            "runs": len(group),
+            **{f"{quantity}_mean": float(np.mean(values)) for quantity, values in quantities.items()},
+            **{f"{quantity}_std": _deviation(values) for quantity, values in quantities.items()},
+            "runs": len(quantities["top1"]),
         }
-        for name, group in found.items()
+        for name, quantities in found.items()
     }
+
+
+def _attention(
+    manifest: Manifest, loaded: Mapping[RunKey, Scores], *, settings: EvaluationSettings, indexes: Mapping[str, Index]
+) -> list[dict[str, Any]]:
+    """How much attention falls on the action, one row a run; none for a run of whose videos no truth is known."""
+    videos = {video.id: video for video in manifest.videos}
+    rows = []
+    for (name, split, seed), scores in loaded.items():
+        experiment = settings["experiments"].get(name)
+        if experiment is None:  # the baseline attends to nothing
+            continue
+        stored = indexes[experiment["modality"]]["videos"]
+        if strangers := set(scores.ids.tolist()) - stored.keys():
+            raise ValueError(f"{name} scores {min(strangers)!r}, which its store does not hold; predict again")
+        found = attention_truth(scores, videos=videos, stored=stored, snippet=experiment["snippet"])
+        if found:
+            rows.append({"experiment": name, "split": split, "seed": seed, **found})
+    return rows
 
 
 def _deviation(values: list[float]) -> float:
@@ -165,7 +232,7 @@ def read_runs(path: Path) -> list[Run]:
     Raises:
         ValueError: the file is no such list.
     """
-    needed = {"experiment", "split", "seed", "weight", "scores"}
+    needed = {"experiment", "split", "seed", "scores"}
     try:
         runs: list[Run] = json.loads(path.read_text())
         whole = all(needed <= run.keys() for run in runs)
@@ -177,16 +244,20 @@ def read_runs(path: Path) -> list[Run]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Evaluate and fuse score files."""
+    """Evaluate and fuse score files, and hold attention against ground truth."""
     parser = argparse.ArgumentParser(prog="python -m stages.evaluate", description=main.__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="the dataset's manifest")
     parser.add_argument("--runs", type=Path, required=True, help="JSON file: list of the runs and their score files")
-    parser.add_argument("--fuse-on", choices=("logits", "prob"), required=True, help="what is added up over streams")
+    parser.add_argument(
+        "--index", type=index_argument, action="append", default=[], help="STORE=FILE, of what was read"
+    )
+    parser.add_argument("--settings", type=json.loads, required=True, help="experiments and fusions as JSON")
     parser.add_argument("--out", type=Path, required=True, help="results to write")
     arguments = parser.parse_args(argv)
     try:
-        runs = read_runs(arguments.runs)
-        results = evaluate(read_manifest(arguments.manifest), runs, fuse_on=arguments.fuse_on)
+        indexes = {name: read_index(path, stage=name) for name, path in arguments.index}
+        manifest, runs = read_manifest(arguments.manifest), read_runs(arguments.runs)
+        results = evaluate(manifest, runs, settings=arguments.settings, indexes=indexes)
     except (OSError, ValueError) as error:
         sys.exit(f"evaluate: {error}")
     write_text(arguments.out, json.dumps(results, sort_keys=True, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Stage predict: scores and temporal attention of a trained model on the test videos of one split.
+"""Stage predict: scores and attention of a trained model on the test videos of one split.
 
 Shapes: V videos, T test snippets, t snippets of one item, K classes, C channels, S input size.
 """
@@ -14,21 +14,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from models.atw import ATW
+from models.build import Model
 from models.checkpoint import load_checkpoint
+from models.scoring import SnippetScores
+from models.sta_cnn import dcw
 from pipeline.config import ComputeConfig, ExperimentConfig
 from pipeline.dataset.manifest import Manifest, read_manifest
+from pipeline.learning.augmentation import Augmented
 from pipeline.learning.job import add_arguments, model_keywords, start
 from pipeline.learning.loader import Clip, ScoringSnippets, select
 from pipeline.learning.readers import Index, open_reader, read_index
 from pipeline.learning.scores import Scores, write_scores
+from pipeline.learning.transforms import fixed_views
 from pipeline.progress import track
 from pipeline.stores.sharing import Sharing
 
+CENTRE = 4
+"""Number of the centre crop among five or ten."""
 SNIPPETS_AT_ONCE = 64
 """Most snippets in memory, over all crops: 10 crops of a 10-channel snippet at 224 px are 5 MB."""
 
@@ -55,22 +61,30 @@ def predict(
     model = load_model(checkpoint, manifest, experiment=experiment, split=split)
     fabric = start(compute, devices=1, precision="32-true")
     sampling = experiment.sampling
+    reader = open_reader(index, sharing=sharing, by="predict")
     dataset = ScoringSnippets(
         clips=clips,
-        reader=open_reader(index, sharing=sharing, by="predict"),
+        reader=reader,
         snippet=sampling.snippet,
         segments=sampling.test_segments,
-        size=sampling.input_size,
         crops=sampling.test_crops,
-        flow=experiment.modality != "frames",
         chunk=max(1, SNIPPETS_AT_ONCE // sampling.test_crops),
     )
     loader: Any = DataLoader(dataset, batch_size=None, num_workers=compute.workers)
-    items = track(loader, total=len(dataset), label="predict", unit="item")
-    return score(model.to(fabric.device), items, clips=clips, classes=manifest.classes, fabric=fabric)
+    flow = experiment.modality != "frames"
+    views = Augmented(batches=loader, size=sampling.input_size, flow=flow, device=fabric.device)
+    items = track(views, total=len(dataset), label="predict", unit="item")
+    return score(
+        model.to(fabric.device),
+        items,
+        clips=clips,
+        classes=manifest.classes,
+        view=centre_views(index, clips),
+        experiment=experiment,
+    )
 
 
-def load_model(checkpoint: Path, manifest: Manifest, *, experiment: ExperimentConfig, split: str) -> ATW:
+def load_model(checkpoint: Path, manifest: Manifest, *, experiment: ExperimentConfig, split: str) -> Model:
     """The trained model of the experiment.
 
     Raises:
@@ -85,42 +99,104 @@ def load_model(checkpoint: Path, manifest: Manifest, *, experiment: ExperimentCo
         raise ValueError(
             f"{checkpoint} was trained on {trained_on}; its scores on {split} would count videos it has seen"
         )
-    assert isinstance(found.model, ATW)
     return found.model
 
 
 @torch.inference_mode()
-def score(model: ATW, items: Iterable[Any], *, clips: Sequence[Clip], classes: Sequence[str], fabric: Fabric) -> Scores:
-    """Gather the items of each video, weight its snippets, and average over crops.
+def score(
+    model: Model,
+    items: Iterable[Any],
+    *,
+    clips: Sequence[Clip],
+    classes: Sequence[str],
+    view: NDArray[np.float32],
+    experiment: ExperimentConfig,
+) -> Scores:
+    """Gather the items of each video and predict from its snippets.
 
     Args:
         model: on the device.
-        items: (views (crops, t, C, S, S), label, video number, positions (t,)), all items of a video in a row.
+        items: (views (crops, t, C, S, S) on the device, label, video number, positions (t,)), all items of a video in a
+            row.
         clips: the videos by number.
         classes: names of the classes.
+        view: (V, 4) centre crops as parts of the frames.
+        experiment: how to predict, and from how many crops.
     """
     model.eval()
-    logits, weights, positions = [], [], []
+    centre = 0 if experiment.sampling.test_crops == 1 else CENTRE
+    logits, weights, positions, maps = [], [], [], []
     for _, chunks in groupby(items, key=lambda item: item[2]):
-        parts = [(*_score_chunk(model, views.to(fabric.device)), places) for views, _, _, places in chunks]
-        snippet_logits, energy, places = (torch.cat([part[i] for part in parts], dim=-1) for i in range(3))
-        video = model.consensus(snippet_logits.movedim(1, 2), energy)  # crops K T -> crops T K
-        logits.append(video.logits.mean(dim=0).cpu().numpy())
-        weights.append(video.weights.mean(dim=0).cpu().numpy())
-        positions.append(places.numpy())
+        parts = [(_score_chunk(model, views, centre=centre), places) for views, _, _, places in chunks]
+        found = [part for part, _ in parts]
+        snippets = torch.cat([part.logits for part in found], dim=1)  # crops T K
+        energy = torch.cat([part.energy for part in found], dim=1)  # crops T
+        video_logits, video_weights = predict_video(model, snippets, energy, experiment=experiment)
+        logits.append(video_logits.cpu().numpy())
+        weights.append(video_weights.cpu().numpy())
+        positions.append(np.concatenate([places.numpy() for _, places in parts]))
+        if looks := [part.maps for part in found if part.maps is not None]:
+            maps.append(torch.cat(looks).half().cpu().numpy())
     return Scores(
         ids=np.array([clip.id for clip in clips]),
         logits=np.stack(logits),
         weights=np.stack(weights),
         positions=np.stack(positions),
         classes=np.array(classes),
+        maps=np.stack(maps) if maps else None,
+        view=view,
     )
 
 
-def _score_chunk(model: ATW, views: Tensor) -> tuple[Tensor, Tensor]:
-    """(crops, t, C, S, S) -> snippet logits (crops, K, t) and energies (crops, t)."""
+def predict_video(
+    model: Model, logits: Tensor, energy: Tensor, *, experiment: ExperimentConfig
+) -> tuple[Tensor, Tensor]:
+    """The scores of one video from those of its snippets.
+
+    "model" is the model's consensus for each crop, then the mean over crops. The others average each snippet's
+    probabilities over crops first: "average" sums them alike, "dcw" as equation (11) of STA-CNN has it.
+
+    Args:
+        model: whose consensus it is.
+        logits: (crops, T, K) of the snippets.
+        energy: (crops, T).
+        experiment: how to predict.
+
+    Returns:
+        (K,) scores before the softmax: of the others the logarithm of the sum. (T,) weights; theirs sum to one.
+    """
+    prediction = experiment.prediction
+    if experiment.predicts == "model":
+        video = model.consensus(logits, energy)
+        return video.logits.mean(dim=0), video.weights.mean(dim=0)
+    probabilities = logits.softmax(dim=-1).mean(dim=0)  # T K
+    match experiment.predicts:
+        case "average":
+            weights = torch.ones_like(probabilities[:, 0])
+            summed = probabilities.mean(dim=0) if prediction.normalise else probabilities.sum(dim=0)
+        case "dcw":
+            summed, weights = dcw(probabilities, top=prediction.top, normalise=prediction.normalise)
+    return summed.clamp(min=torch.finfo(summed.dtype).tiny).log(), weights / weights.sum()
+
+
+def _score_chunk(model: Model, views: Tensor, *, centre: int) -> SnippetScores:
+    """(crops, t, C, S, S) -> logits (crops, t, K), energies (crops, t), and maps (t, h, w) of one crop or None."""
     scores = model.score_snippets(views.flatten(0, 1))
-    return scores.logits.unflatten(0, views.shape[:2]).movedim(2, 1), scores.energy.unflatten(0, views.shape[:2])
+    logits, energy = (values.unflatten(0, views.shape[:2]) for values in (scores.logits, scores.energy))
+    maps = None if scores.maps is None else scores.maps.unflatten(0, views.shape[:2])[centre]
+    return SnippetScores(logits, energy, maps)
+
+
+def centre_views(index: Index, clips: Sequence[Clip]) -> NDArray[np.float32]:
+    """(V, 4) x0, y0, x1, y1 of the centre crop of each video as parts of its frames."""
+    boxes = []
+    for clip in clips:
+        stored = index["videos"][clip.id]
+        height, width = stored["height"], stored["width"]
+        (box,) = fixed_views(height, width, crops=1)
+        corners = (box.x / width, box.y / height, (box.x + box.width) / width, (box.y + box.height) / height)
+        boxes.append(corners)
+    return np.array(boxes, np.float32)
 
 
 def main(argv: list[str] | None = None) -> None:

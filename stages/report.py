@@ -21,10 +21,11 @@ from pipeline import __version__
 from pipeline.config import load
 from pipeline.dataset.manifest import read_manifest
 from pipeline.dataset.plan import stage_recipes
-from pipeline.learning.readers import read_index
+from pipeline.learning.readers import index_argument, read_index
 from pipeline.learning.scores import read_scores
 from pipeline.media import ffmpeg
-from pipeline.report.page import Inputs, Run, build_context, mebibytes, number, percent, seconds
+from pipeline.report.formats import mebibytes, number, percent, points, seconds
+from pipeline.report.page import Inputs, Pretraining, Run, build_context
 from pipeline.report.strips import picture_reader
 from pipeline.report.summaries import read_benchmarks, read_history
 from pipeline.stores.publish import write_text
@@ -40,7 +41,7 @@ def render(context: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    formats = {"percent": percent, "seconds": seconds, "number": number, "mebibytes": mebibytes}
+    formats = {"percent": percent, "seconds": seconds, "number": number, "mebibytes": mebibytes, "points": points}
     environment.filters |= formats
     environment.globals |= formats
     return environment.get_template("report.html.j2").render(context)
@@ -68,7 +69,8 @@ def read_inputs(arguments: argparse.Namespace) -> Inputs:
     sharing = Sharing.of(config.store, notes=arguments.damaged)
     readers = {name: picture_reader(index, sharing=sharing) for name, index in indexes.items()}
     runs = json.loads(arguments.runs.read_text())
-    recipes = {*stage_recipes(config).values(), *(run["recipe"] for run in runs)}
+    trained = {run[kind] for run in runs for kind in ("recipe", "san") if run.get(kind)}
+    recipes = {*stage_recipes(config).values(), *trained}
     return Inputs(
         config=config,
         manifest=read_manifest(arguments.manifest),
@@ -95,18 +97,19 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _read_run(run: dict[str, Any]) -> Run:
     history = Path(run["folder"]) / "history.csv"
     return Run(
-        **{name: run[name] for name in ("experiment", "split", "seed", "weight", "recipe")},
+        **{name: run[name] for name in ("experiment", "split", "seed", "recipe")},
         scores=read_scores(Path(run["scores"])),
         history={} if run["experiment"] == "baseline" else read_history(history),
+        san=_read_pretraining(run),
     )
 
 
-def _named_path(text: str) -> tuple[str, Path]:
-    """NAME=FILE of the command line."""
-    name, separator, path = text.partition("=")
-    if name not in ("frames", "flow", "warped_flow") or not separator:
-        raise argparse.ArgumentTypeError(f"{text!r} is not frames=FILE, flow=FILE or warped_flow=FILE")
-    return name, Path(path)
+def _read_pretraining(run: dict[str, Any]) -> Pretraining | None:
+    """Of the run's Spatial Attention Network, if it has been pre-trained."""
+    if not run.get("san"):
+        return None
+    folder = Path(run["san_folder"])
+    return Pretraining(recipe=run["san"], folder=str(folder), history=read_history(folder / "history.csv"))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -115,7 +118,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", type=json.loads, required=True, help="the whole configuration as JSON")
     parser.add_argument("--manifest", type=Path, required=True, help="the dataset's manifest")
     parser.add_argument("--results", type=Path, required=True, help="results.json of the evaluation")
-    parser.add_argument("--index", type=_named_path, action="append", default=[], help="STORE=FILE")
+    parser.add_argument("--index", type=index_argument, action="append", default=[], help="STORE=FILE")
     parser.add_argument("--runs", type=Path, required=True, help="JSON file: list of the runs with their folders")
     parser.add_argument("--notes", type=Path, required=True, help="JSON file: names of missing and of extra videos")
     parser.add_argument("--benchmarks", type=Path, required=True, help="folder of Snakemake's benchmark files")
@@ -124,7 +127,12 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     try:
         page = render(build_context(read_inputs(arguments)))
-    except (KeyError, OSError, ValueError) as error:
+    except KeyError as error:
+        sys.exit(
+            f"report: {arguments.results}, {arguments.runs} or an index has no {error}, so they are not of one run; "
+            f"delete {arguments.results} and run again"
+        )
+    except (OSError, ValueError) as error:
         sys.exit(f"report: {error}")
     write_text(arguments.out, page)
 

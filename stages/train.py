@@ -13,44 +13,34 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
 
-from models.build import build
+from models.build import Model, build
 from models.checkpoint import load_checkpoint, load_state, save_checkpoint
 from models.tsn import parameter_groups
+from models.weights import load_initial
 from pipeline.config import ComputeConfig, ExperimentConfig, OptimConfig, canonical
 from pipeline.dataset.digests import file_digest
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.plan import training_part
+from pipeline.learning.batches import testing_batches, training_batches
 from pipeline.learning.history import Row, Timed, epoch_line, history_table
-from pipeline.learning.job import add_arguments, model_keywords, start
-from pipeline.learning.loader import (
-    Clip,
-    ScoringSnippets,
-    TrainingBatches,
-    TrainingSnippets,
-    derived_seed,
-    select,
-)
-from pipeline.learning.readers import Index, Reader, open_reader, read_index
-from pipeline.progress import track
+from pipeline.learning.job import add_arguments, log, model_keywords, progress, start, step_factor, total
+from pipeline.learning.loader import Clip, TrainingBatches, derived_seed, select
+from pipeline.learning.readers import Index, open_reader, read_index
 from pipeline.stores.publish import write_text
 from pipeline.stores.sharing import Sharing
 
 TEST_EPOCHS = 10
 """Number of epochs after which the test videos are scored for the history; so it costs little."""
-
-Item = TypeVar("Item")
 
 
 def train(
@@ -62,28 +52,29 @@ def train(
     split: str,
     seed: int,
     out: Path,
+    begin: Beginning | None = None,
     sharing: Sharing | None = None,
 ) -> None:
     """Train and write ``model.pt`` and ``history.csv`` to ``out``; meanwhile ``last.pt`` there lets it continue.
 
     Raises:
-        ValueError: the videos, the settings, the device or a pretrained file do not fit, or the loss is not finite.
+        ValueError: the videos, the settings, the device or a file to begin with do not fit, or the loss is not finite.
     """
-    pretrained = experiment.model.pretrained
-    if pretrained is not None and not pretrained.is_file():
-        raise ValueError(f"there is no checkpoint file {pretrained}; correct model.pretrained or set it to null")
+    begin = begin or Beginning()
+    begin.check(experiment)
     fabric = start(compute, devices=compute.devices, precision=compute.precision)
     clips, test_clips = _clips(manifest, index, split=split, fabric=fabric)
     keywords = model_keywords(experiment, num_classes=len(manifest.classes))
     torch.manual_seed(derived_seed(seed, "weights"))
-    model = build(**keywords)
-    _log(fabric, str(model.load_report) if model.load_report else None)
+    model = begin.build(keywords, classes=manifest.classes, split=split, seed=seed, fabric=fabric)
     optimizer = make_optimizer(model, experiment=experiment)
     saved = Checkpoint(
         path=out / "last.pt",
         keywords=keywords,
         classes=manifest.classes,
-        fingerprint=fingerprint(clips, index, experiment=experiment, compute=compute, split=split, seed=seed),
+        fingerprint=fingerprint(
+            clips, index, experiment=experiment, compute=compute, split=split, seed=seed, begin=begin
+        ),
     )
     history, state = saved.read(model, fabric)
     wrapped, optimizer = fabric.setup(model, optimizer)
@@ -100,15 +91,18 @@ def train(
         world=fabric.world_size,
     )
     reader = open_reader(index, sharing=sharing, by="train")
-    stream = iter(_training_loader(clips, reader, batches, experiment=experiment, compute=compute, fabric=fabric))
-    test_loader = _test_loader(test_clips, reader, experiment=experiment, compute=compute, fabric=fabric)
+    settings: dict[str, Any] = {"experiment": experiment, "compute": compute, "fabric": fabric}
+    stream = iter(training_batches(clips, reader, batches, **settings))
+    test_loader = testing_batches(test_clips, reader, **settings)
     for epoch in batches.epochs:
         torch.manual_seed(derived_seed(seed, "epoch", epoch, fabric.global_rank))
-        row = train_epoch(wrapped, optimizer, stream, epoch=epoch, steps=batches.steps, optim=optim, fabric=fabric)
+        row = train_epoch(
+            wrapped, optimizer, stream, loss_of=model.loss, epoch=epoch, steps=batches.steps, optim=optim, fabric=fabric
+        )
         if is_test_epoch(epoch, epochs=optim.epochs):
             row["test_top1"] = accuracy(model, test_loader, fabric=fabric)
         history.append(row)
-        _log(fabric, epoch_line(row, epochs=optim.epochs))
+        log(fabric, epoch_line(row, epochs=optim.epochs))
         if fabric.is_global_zero:
             saved.write(model, optimizer.state_dict(), history)
     if fabric.is_global_zero:
@@ -119,14 +113,86 @@ def train(
     fabric.barrier()
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """Trained weights that a training begins with, beside the pretrained file of its settings."""
+
+    initial: Path | None = None
+    """``model.pt`` of another training, of which every tensor of equal name and shape is taken."""
+    san: Path | None = None
+    """Weights of the Spatial Attention Network."""
+
+    def check(self, experiment: ExperimentConfig) -> None:
+        """Say what is missing before anything is begun.
+
+        Raises:
+            ValueError: a file is, or the settings speak of one that is not given, or not of one that is.
+        """
+        pretrained = experiment.model.pretrained
+        if pretrained is not None and not pretrained.is_file():
+            raise ValueError(f"there is no checkpoint file {pretrained}; correct model.pretrained or set it to null")
+        for file in filter(None, (self.initial, self.san)):
+            if not file.is_file():
+                raise ValueError(f"there is no checkpoint file {file}; train what it comes from first")
+        if (experiment.initial is None) != (self.initial is None):
+            raise ValueError(f"the experiment's initial is {experiment.initial}, but --initial is {self.initial}")
+        wanted = experiment.san is not None and (experiment.san.targets != "none" or experiment.san.encoder is not None)
+        if wanted != (self.san is not None):
+            raise ValueError(
+                "a Spatial Attention Network that begins with trained weights needs them by --san"
+                if wanted
+                else f"--san {self.san} has no place to go; it is for spatial: san that begins with trained weights"
+            )
+
+    def build(
+        self, keywords: dict[str, Any], *, classes: Sequence[str], split: str, seed: int, fabric: Fabric
+    ) -> Model:
+        """The model with the weights that it begins with; what became of every file is logged.
+
+        Raises:
+            ValueError: a file is none of these weights, or ``initial`` was trained on other classes, another split or
+                with another seed.
+        """
+        model = build(**keywords, san_pretrained=str(self.san) if self.san else None)
+        reports = [model.load_report, getattr(model, "san_load_report", None)]
+        if self.initial is not None:
+            _check_origin(self.initial, classes=classes, split=split, seed=seed)
+            reports.append(load_initial(model, self.initial))
+        for report in reports:
+            log(fabric, str(report) if report else None)
+        return model
+
+    def digests(self) -> dict[str, str]:
+        """Of the files' content."""
+        files = {"initial": self.initial, "san": self.san}
+        return {name: file_digest(file) for name, file in files.items() if file is not None}
+
+
+def _check_origin(initial: Path, *, classes: Sequence[str], split: str, seed: int) -> None:
+    """Test videos of this split may have been trained on in another; another class order mixes the classifier up."""
+    found = load_checkpoint(initial, expect_classes=classes).extra
+    for key, wanted in (("split", split), ("seed", seed)):
+        if found.get(key) != wanted:
+            raise ValueError(f"--initial {initial} was trained with {key} {found.get(key)}, not {wanted}; give its own")
+
+
 def train_epoch(
-    model: Any, optimizer: Any, stream: Iterator[Any], *, epoch: int, steps: int, optim: OptimConfig, fabric: Fabric
+    model: Any,
+    optimizer: Any,
+    stream: Timed[Any],
+    *,
+    loss_of: Callable[..., Tensor],
+    epoch: int,
+    steps: int,
+    optim: OptimConfig,
+    fabric: Fabric,
 ) -> Row:
     """One pass over the training videos.
 
     Args:
         model: set up by Fabric, as is the optimizer.
         stream: batches on the device: snippets (B, N, C, S, S), labels (B,), video numbers, positions.
+        loss_of: the model's own, of its output, labels and ``label_smoothing``.
         epoch: counted from 0.
         steps: number of batches to take.
 
@@ -142,19 +208,20 @@ def train_epoch(
         group["lr"] = group["initial_lr"] * factor
     model.train()
     sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)  # loss, right, videos; read once an epoch
-    timed = Timed(islice(stream, steps))
-    for snippets, labels, _, _ in _progress(timed, steps, label=f"epoch {epoch + 1}/{optim.epochs}", fabric=fabric):
-        logits = model(snippets).logits
-        loss = F.cross_entropy(logits, labels, label_smoothing=optim.label_smoothing)
+    waited_seconds = stream.seconds
+    taken = islice(stream, steps)
+    for snippets, labels, _, _ in progress(taken, steps, label=f"epoch {epoch + 1}/{optim.epochs}", fabric=fabric):
+        output = model(snippets)
+        loss = loss_of(output, labels, label_smoothing=optim.label_smoothing)
         fabric.backward(loss)
         if optim.clip_norm is not None:
             # what is not finite is told below, or undone by the loss scaler of 16-mixed
             fabric.clip_gradients(model, optimizer, max_norm=optim.clip_norm, error_if_nonfinite=False)
         optimizer.step()
         optimizer.zero_grad()
-        right = (logits.argmax(dim=1) == labels).sum()
+        right = (output.logits.argmax(dim=1) == labels).sum()
         sums += torch.stack([loss.detach() * len(labels), right, right.new_tensor(len(labels))]).double()
-    loss_sum, right_sum, videos = _total(sums, fabric).tolist()
+    loss_sum, right_sum, videos = total(sums, fabric).tolist()
     if not math.isfinite(loss_sum):
         raise ValueError(f"the loss is {loss_sum} in epoch {epoch + 1}; lower optim.lr or set optim.clip_norm")
     return {
@@ -164,7 +231,7 @@ def train_epoch(
         "train_top1": right_sum / videos,
         "test_top1": None,
         "seconds": time.perf_counter() - start_seconds,
-        "data_wait_seconds": timed.seconds,
+        "data_wait_seconds": stream.seconds - waited_seconds,
     }
 
 
@@ -172,7 +239,7 @@ def lr_factor(epoch: int, *, optim: OptimConfig) -> float:
     """What the learning rate is multiplied by in ``epoch``, counted from 0."""
     match optim.schedule:
         case "step":
-            return optim.gamma ** sum(epoch >= milestone for milestone in optim.milestones)
+            return step_factor(epoch, milestones=optim.milestones, gamma=optim.gamma)
         case "cosine":
             return 0.5 * (1 + math.cos(math.pi * epoch / optim.epochs))
 
@@ -181,7 +248,8 @@ def make_optimizer(model: nn.Module, *, experiment: ExperimentConfig) -> torch.o
     """The optimizer; a group's own rate is in ``initial_lr``.
 
     No decay on biases and BatchNorm. TSN's learning-rate multipliers belong to fine-tuning: without a pretrained file
-    all parameters have the same rate.
+    all parameters have the same rate, with ``initial`` too, because a convolution that has been trained on this very
+    input has no averaged colours to make up for.
     """
     optim, tuning = experiment.optim, experiment.model.pretrained is not None
     modality = "rgb" if experiment.modality == "frames" else experiment.modality
@@ -220,7 +288,7 @@ def accuracy(model: nn.Module, batches: Iterable[Any], *, fabric: Fabric) -> flo
         with fabric.autocast():
             right = (model(views[:, 0]).logits.argmax(dim=1) == labels).sum()
         sums += torch.stack([right, right.new_tensor(len(labels))]).double()
-    right_sum, videos = _total(sums, fabric).tolist()
+    right_sum, videos = total(sums, fabric).tolist()
     return right_sum / videos
 
 
@@ -232,6 +300,7 @@ def fingerprint(
     compute: ComputeConfig,
     split: str,
     seed: int,
+    begin: Beginning,
 ) -> str:
     """A hash of everything that decides the weights, but for the machine."""
     pretrained = experiment.model.pretrained
@@ -240,6 +309,7 @@ def fingerprint(
         "index": {"stage": index["stage"], "parameters": index["parameters"]},
         "experiment": training_part(experiment),
         "pretrained": file_digest(pretrained) if pretrained else None,
+        **begin.digests(),
         "precision": compute.precision,
         "split": split,
         "seed": seed,
@@ -269,13 +339,13 @@ class Checkpoint:
         try:
             found = load_checkpoint(self.path, expect_build=self.keywords, expect_classes=self.classes)
         except ValueError as error:
-            _log(fabric, f"{error}; starting from the first epoch")
+            log(fabric, f"{error}; starting from the first epoch")
             return [], None
         if found.extra.get("fingerprint") != self.fingerprint:
-            _log(fabric, f"{self.path} is of a training on other data or settings; starting from the first epoch")
+            log(fabric, f"{self.path} is of a training on other data or settings; starting from the first epoch")
             return [], None
         load_state(model, found.model.state_dict())
-        _log(fabric, f"continuing after epoch {len(found.extra['history'])} of {self.path}")
+        log(fabric, f"continuing after epoch {len(found.extra['history'])} of {self.path}")
         return found.extra["history"], found.extra["optimizer"]
 
 
@@ -285,7 +355,7 @@ def _clips(manifest: Manifest, index: Index, *, split: str, fabric: Fabric) -> t
     for part in ("train", "test"):
         clips, left_out = select(manifest, index, split=split, part=part)
         if left_out:
-            _log(
+            log(
                 fabric,
                 f"{len(left_out)} {part} videos have no {index['stage']} and are left out: {', '.join(left_out)}",
             )
@@ -300,77 +370,13 @@ def _clips(manifest: Manifest, index: Index, *, split: str, fabric: Fabric) -> t
     return parts[0], parts[1]
 
 
-def _training_loader(
-    clips: list[Clip],
-    reader: Reader,
-    batches: TrainingBatches,
-    *,
-    experiment: ExperimentConfig,
-    compute: ComputeConfig,
-    fabric: Fabric,
-) -> Any:
-    sampling = experiment.sampling
-    dataset = TrainingSnippets(
-        clips=clips,
-        reader=reader,
-        snippet=sampling.snippet,
-        segments=sampling.segments,
-        size=sampling.input_size,
-        scales=sampling.crop_scales,
-        flip=sampling.flip,
-        flow=experiment.modality != "frames",
-        seed=batches.seed,
-    )
-    loader: Any = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=compute.workers,
-        pin_memory=fabric.device.type == "cuda",
-        generator=torch.Generator(),  # the loader draws when it starts, which must not move the model's draws
-    )
-    return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-
-
-def _test_loader(
-    clips: list[Clip], reader: Reader, *, experiment: ExperimentConfig, compute: ComputeConfig, fabric: Fabric
-) -> Any:
-    sampling = experiment.sampling
-    dataset = ScoringSnippets(
-        clips=clips,
-        reader=reader,
-        snippet=sampling.snippet,
-        segments=sampling.segments,
-        size=sampling.input_size,
-        crops=1,
-        flow=experiment.modality != "frames",
-        chunk=sampling.segments,
-    )
-    mine = Subset(dataset, range(fabric.global_rank, len(dataset), fabric.world_size))  # every video once
-    batch_size = max(1, experiment.optim.batch_size // fabric.world_size)
-    loader: Any = DataLoader(mine, batch_size=batch_size, num_workers=compute.workers, generator=torch.Generator())
-    return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-
-
-def _total(sums: Tensor, fabric: Fabric) -> Tensor:
-    """Sums over all processes."""
-    total: Any = fabric.all_reduce(sums, reduce_op="sum")
-    return total
-
-
-def _progress(batches: Iterable[Item], steps: int, *, label: str, fabric: Fabric) -> Iterable[Item]:
-    return track(batches, total=steps, label=label, unit="step") if fabric.is_global_zero else batches
-
-
-def _log(fabric: Fabric, line: str | None) -> None:
-    if line and fabric.is_global_zero:
-        print(line, file=sys.stderr, flush=True)
-
-
 def main(argv: list[str] | None = None) -> None:
     """Train one experiment on one split."""
     parser = argparse.ArgumentParser(prog="python -m stages.train", description=main.__doc__)
     add_arguments(parser)
     parser.add_argument("--seed", type=int, required=True, help="of weights, order and draws")
+    parser.add_argument("--initial", type=Path, nargs="?", help="model.pt of the experiment that this one begins with")
+    parser.add_argument("--san", type=Path, nargs="?", help="weights of the Spatial Attention Network to begin with")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.pt and history.csv")
     arguments = parser.parse_args(argv)
     try:
@@ -382,6 +388,7 @@ def main(argv: list[str] | None = None) -> None:
             split=arguments.split,
             seed=arguments.seed,
             out=arguments.out,
+            begin=Beginning(arguments.initial, arguments.san),
             sharing=Sharing.of(arguments.sharing, notes=arguments.damaged),
         )
     except (OSError, ValueError) as error:

@@ -26,12 +26,13 @@ VERSIONS = {
     "imported_flow": 1,
     "imported_warped_flow": 1,
     "manifest": 2,
-    "index": 1,
-    "train": 1,
-    "predict": 1,
+    "index": 2,
+    "san": 1,
+    "train": 2,
+    "predict": 2,
     "baseline": 1,
-    "evaluate": 1,
-    "report": 2,
+    "evaluate": 2,
+    "report": 3,
 }
 
 # Stages that go by what probing found about a video, beside its bytes.

@@ -6,6 +6,7 @@ Media and labels stand in separate files so that relabelling never looks like ne
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections import defaultdict
@@ -13,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.config import Config, ExperimentConfig, FlowConfig, FramesConfig
+from pipeline.config import Config, ExperimentConfig, FlowConfig, FramesConfig, SanConfig
+from pipeline.dataset.builders.flying_chairs import flying_chairs
 from pipeline.dataset.builders.found import Listing
 from pipeline.dataset.digests import file_digest
 from pipeline.dataset.keys import maker, recipe
@@ -126,35 +128,111 @@ def _stage_recipe(stage: str, section: FlowConfig | FramesConfig, *, probe: str)
 
 
 def training_part(experiment: ExperimentConfig) -> dict[str, Any]:
-    """The settings of an experiment that its training depends on; not what only testing or fusion reads."""
-    excluded: dict[str, Any] = {"weight": True, "sampling": {"test_segments", "test_crops"}}
-    return experiment.model_dump(mode="json", exclude=excluded)
+    """The settings of an experiment that its training depends on.
+
+    Not what only testing, fusion or the report reads, nor switches that mean nothing beside the others; nor where
+    weights lie that it begins with, whose content counts.
+    """
+    excluded: dict[str, Any] = dict.fromkeys(("weight", "splits", "paper", "initial", "prediction"), True)
+    excluded |= {"sampling": {"test_segments", "test_crops"}}
+    excluded |= {"model": {"pretrained", "san", *experiment.model.unheard}}
+    part = experiment.model_dump(mode="json", exclude=excluded)
+    if experiment.san:
+        part["model"]["san"] = experiment.san.model_dump(mode="json", include={"width", "last_pool_stride"})
+    return part
+
+
+def train_recipes(config: Config, stages: Mapping[str, str]) -> dict[str, str]:
+    """Recipes of the training of each experiment. Equal ones are one training."""
+    found: dict[str, str] = {}
+
+    def of(name: str) -> str:
+        experiment = config.experiments[name]
+        initial = of(experiment.initial) if experiment.initial else None
+        if name not in found:
+            found[name] = train_recipe(experiment, precision=config.compute.precision, stages=stages, initial=initial)
+        return found[name]
+
+    return {name: of(name) for name in config.experiments}
+
+
+def train_recipe(
+    experiment: ExperimentConfig, *, precision: str, stages: Mapping[str, str], initial: str | None = None
+) -> str:
+    """Recipe of one experiment's training.
+
+    Args:
+        experiment: its settings.
+        precision: of the arithmetic.
+        stages: recipes of the preprocessing.
+        initial: recipe of the training whose model it begins with.
+
+    Raises:
+        ValueError: a checkpoint or FlyingChairs, which it begins with, cannot be read.
+    """
+    pretrained, san = experiment.model.pretrained, experiment.san
+    begins_with = {"initial": initial, "san": san and _san_weights(san, precision=precision, stages=stages)}
+    parameters = training_part(experiment) | {"precision": precision}
+    parameters |= {name: weights for name, weights in begins_with.items() if weights is not None}
+    origin = _content(pretrained, key="model.pretrained") if pretrained else "scratch"
+    return recipe("train", parameters, stages["probe"], stages[experiment.modality], origin)
+
+
+def _san_weights(san: SanConfig, *, precision: str, stages: Mapping[str, str]) -> str | None:
+    if san.targets != "none":
+        return san_recipe(san, precision=precision, stages=stages)
+    return _content(san.encoder, key="model.san.encoder") if san.encoder else None
+
+
+def san_part(san: SanConfig) -> dict[str, Any]:
+    """The settings that a SAN's pre-training depends on, but for where its files lie."""
+    return san.model_dump(mode="json", exclude={"encoder", "flying_chairs"}) | {"crop": list(san.crop_px)}
+
+
+def san_recipe(san: SanConfig, *, precision: str, stages: Mapping[str, str]) -> str:
+    """Recipe of the pre-training of a SAN, which has targets.
+
+    FlyingChairs counts by the names of its files: they have not changed in ten years, and are 30 GB to read.
+
+    Raises:
+        ValueError: the encoder's checkpoint or FlyingChairs cannot be read.
+    """
+    origin = _content(san.encoder, key="model.san.encoder") if san.encoder else "scratch"
+    parameters = san_part(san) | {"precision": precision}
+    if san.flying_chairs is None:
+        return recipe("san", parameters, stages["probe"], stages["frames"], stages["flow"], origin)
+    return recipe("san", parameters, _pairs(san.flying_chairs), origin)
+
+
+def _content(path: Path, *, key: str) -> str:
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint file {path}; correct {key} or set it to null")
+    return _digest(path, path.stat().st_size, path.stat().st_mtime_ns)
+
+
+@functools.cache  # a table's rows begin with the same file
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    return file_digest(path)
+
+
+@functools.cache
+def _pairs(folder: Path) -> str:
+    """Digest of the names in FlyingChairs' folder."""
+    names = "\n".join(pair.id for pair in flying_chairs(folder, split_file=None))
+    return hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
 
 
 def predicting_part(experiment: ExperimentConfig) -> dict[str, Any]:
     """The settings of an experiment that its scores depend on, given the trained model."""
-    return experiment.model_dump(mode="json", exclude={"weight", "optim"})
-
-
-def train_recipe(experiment: ExperimentConfig, *, precision: str, stages: Mapping[str, str]) -> str:
-    """Recipe of one experiment's training.
-
-    Raises:
-        ValueError: the pretrained checkpoint cannot be read.
-    """
-    parameters = training_part(experiment)
-    parameters["model"].pop("pretrained")  # its content counts, not its name
-    parameters["precision"] = precision
-    pretrained = experiment.model.pretrained
-    if pretrained is not None and not pretrained.is_file():
-        raise ValueError(f"there is no checkpoint file {pretrained}; correct model.pretrained or set it to null")
-    origin = file_digest(pretrained) if pretrained else "scratch"
-    return recipe("train", parameters, stages["probe"], stages[experiment.modality], origin)
+    part = experiment.sampling.model_dump(include={"test_segments", "test_crops"})
+    unheard = {"model": {"kind", "top", "normalise"}, "average": {"kind", "top"}, "dcw": {"kind"}}[experiment.predicts]
+    prediction = experiment.prediction.model_dump(exclude=unheard)
+    return part | {"prediction": experiment.predicts, **prediction}
 
 
 def predict_recipe(experiment: ExperimentConfig, *, train: str) -> str:
     """Recipe of one experiment's scores."""
-    return recipe("predict", experiment.sampling.model_dump(include={"test_segments", "test_crops"}), train)
+    return recipe("predict", predicting_part(experiment), train)
 
 
 def baseline_recipe(stages: Mapping[str, str]) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "test_top1", "seconds", "data_wait_seconds")
 """``epoch`` counts from 1. ``test_top1`` is empty where the test videos were not scored; ``seconds`` leave that scoring
-out and hold ``data_wait_seconds``."""
+out and hold ``data_wait_seconds``, those spent waiting for the loader."""
 
 Row = dict[str, float | int | None]
 """A value for each of ``COLUMNS``."""
@@ -18,10 +18,11 @@ Item = TypeVar("Item")
 
 
 class Timed(Generic[Item]):
-    """Items, and the seconds spent waiting for them."""
+    """Items, and the seconds spent waiting for them; not what ``then``, which is called on each, takes."""
 
-    def __init__(self, items: Iterable[Item]) -> None:
+    def __init__(self, items: Iterable[Any], *, then: Callable[[Any], Item] = lambda item: item) -> None:
         self.items = iter(items)
+        self.then = then
         self.seconds = 0.0
 
     def __iter__(self) -> Iterator[Item]:
@@ -30,9 +31,10 @@ class Timed(Generic[Item]):
     def __next__(self) -> Item:
         asked = time.perf_counter()
         try:
-            return next(self.items)
+            item = next(self.items)
         finally:
             self.seconds += time.perf_counter() - asked
+        return self.then(item)
 
 
 def epoch_line(row: Row, *, epochs: int) -> str:
@@ -45,12 +47,12 @@ def epoch_line(row: Row, *, epochs: int) -> str:
     )
 
 
-def history_table(history: list[Row]) -> str:
+def history_table(history: list[Row], *, columns: Sequence[str] = COLUMNS) -> str:
     """CSV of the history; empty where the test videos were not scored."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _rounded(row[name]) for name in COLUMNS} for row in history)
+    writer.writerows({name: _rounded(row[name]) for name in columns} for row in history)
     return text.getvalue()
 
 

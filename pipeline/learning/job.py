@@ -1,39 +1,48 @@
-"""What training and prediction must agree on: their arguments, the device, the keywords of the model."""
+"""What jobs that run a model must agree on: their arguments, the device, what they say, the keywords of the model."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment
 from pydantic import ValidationError
+from torch import Tensor
 
-from pipeline.config import ComputeConfig, ExperimentConfig
+from pipeline.config import ComputeConfig, ExperimentConfig, told
+from pipeline.progress import track
+from pipeline.sections import Section
 from pipeline.stores.sharing import add_arguments as add_store_arguments
+
+Item = TypeVar("Item")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of a job that runs a model."""
     parser.add_argument("--manifest", type=Path, required=True, help="the dataset's manifest")
     parser.add_argument("--index", type=Path, required=True, help="index of the store of the experiment's modality")
-    parser.add_argument("--experiment", type=_section(ExperimentConfig), required=True, help="its settings as JSON")
-    parser.add_argument("--compute", type=_section(ComputeConfig), required=True, help="where it runs, as JSON")
+    parser.add_argument(
+        "--experiment", type=section_argument(ExperimentConfig), required=True, help="its settings as JSON"
+    )
+    parser.add_argument("--compute", type=section_argument(ComputeConfig), required=True, help="where it runs, as JSON")
     parser.add_argument("--split", required=True, help="name of the split")
     add_store_arguments(parser)
 
 
-def _section(section: type[ExperimentConfig] | type[ComputeConfig]) -> Any:
-    def parse(text: str) -> ExperimentConfig | ComputeConfig:
+def section_argument(section: type[Section]) -> Callable[[str], Any]:
+    """Type of an argument that is a section of the configuration as JSON."""
+
+    def parse(text: str) -> Section:
         try:
             return section.model_validate_json(text)
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise argparse.ArgumentTypeError(f"{key or 'the JSON'}: {first['msg']}") from None
+            raise argparse.ArgumentTypeError(told(error, of=section)) from None
 
     return parse
 
@@ -65,13 +74,38 @@ def _host(compute: ComputeConfig) -> str:
     return "cpu" if compute.accelerator == "auto" else compute.accelerator
 
 
+def log(fabric: Fabric, line: str | None) -> None:
+    """Say a line, if there is one, once for all processes."""
+    if line and fabric.is_global_zero:
+        print(line, file=sys.stderr, flush=True)
+
+
+def progress(batches: Iterable[Item], steps: int, *, label: str, fabric: Fabric) -> Iterable[Item]:
+    """``batches``, telling how far along they are, once for all processes."""
+    return track(batches, total=steps, label=label, unit="step") if fabric.is_global_zero else batches
+
+
+def total(sums: Tensor, fabric: Fabric) -> Tensor:
+    """Sums over all processes."""
+    found: Any = fabric.all_reduce(sums, reduce_op="sum")
+    return found
+
+
+def step_factor(epoch: int, *, milestones: Iterable[int], gamma: float) -> float:
+    """What the learning rate is multiplied by in ``epoch``, counted from 0: gamma for each milestone that is past."""
+    return gamma ** sum(epoch >= milestone for milestone in milestones)
+
+
 def model_keywords(experiment: ExperimentConfig, *, num_classes: int) -> dict[str, Any]:
     """The keywords of ``models.build.build`` for an experiment; all of them plain JSON values."""
-    channels = 3 if experiment.modality == "frames" else 2
+    san = experiment.san
     return {
-        **experiment.model.model_dump(mode="json"),
+        # what is not heard keeps its default, so that experiments with equal trainings have equal models
+        **experiment.model.model_dump(mode="json", exclude={"san", *experiment.model.unheard}),
+        **({"san_width": san.width, "san_last_pool_stride": san.last_pool_stride} if san else {}),
         "num_classes": num_classes,
         "modality": "rgb" if experiment.modality == "frames" else experiment.modality,
-        "in_channels": channels * experiment.sampling.snippet,
+        "in_channels": experiment.in_channels,
         "segments": experiment.sampling.segments,
+        "input_size": experiment.sampling.input_size,
     }

@@ -1,8 +1,10 @@
 """Videos as snippets for torch: what is drawn depends on seed, epoch and video id only, never on workers or order.
 
-Pixels leave as raw uint8, RGB or quantised flow; the model's own front normalises them on the device.
+Pixels leave as they are stored, uint8 RGB or quantised flow, beside the views to cut out of them: `augmentation` cuts
+them on the device, and the model's own front normalises them there.
 
-Shapes: B videos, N snippets, n frames a snippet, C channels of a frame (3, or flow x y), H W stored size, S input size.
+Shapes: B videos, N snippets, n frames a snippet, C channels of a frame (3, or flow x y), H W stored size, V views of a
+video, each the five numbers of `transforms.View`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.nn import functional as F
+from torch.utils.data import Dataset, Sampler, default_collate
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.learning import sampling, transforms
@@ -54,9 +58,24 @@ def select(manifest: Manifest, index: Index, *, split: str, part: str) -> tuple[
     return clips, left_out
 
 
+class Snippets(NamedTuple):
+    """Snippets of one video; of B videos after `collate`, with a first dimension B."""
+
+    images: Tensor
+    """(N, n*C, H, W) uint8."""
+    views: Tensor
+    """(5,) in training, (V, 5) in testing; int64."""
+    label: int
+    """Class number."""
+    video: int
+    """Number of the clip."""
+    positions: Tensor
+    """(N,) int64, first frames."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainingSnippets(Dataset[tuple[Tensor, int, int, Tensor]]):
-    """Random snippets of training videos. An item is asked for by (epoch, video number)."""
+class TrainingSnippets(Dataset[Snippets]):
+    """Random snippets of training videos under a random view. An item is asked for by (epoch, video number)."""
 
     clips: Sequence[Clip]
     reader: Reader
@@ -69,28 +88,26 @@ class TrainingSnippets(Dataset[tuple[Tensor, int, int, Tensor]]):
     scales: tuple[float, ...]
     """Sides of crops as parts of the short side."""
     flip: bool
-    flow: bool
+    """Mirror half of the views."""
     seed: int
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, int, Tensor]:
-        """Snippets (N, n*C, S, S) uint8, class number, video number, positions (N,)."""
+    def __getitem__(self, key: tuple[int, int]) -> Snippets:
+        """The snippets of a video in an epoch, and one view."""
         epoch, number = key
         clip = self.clips[number]
         rng = np.random.default_rng(derived_seed(self.seed, epoch, clip.id))
         positions = sampling.train_positions(clip.frames, snippet=self.snippet, segments=self.segments, rng=rng)
         images = self.reader.read(clip.id, sampling.snippet_indices(positions, self.snippet, clip.frames))
-        view = transforms.augment(
-            images, size=self.size, scales=self.scales, flip=self.flip, flow=self.flow, rng=rng
-        )  # N n C S S
-        return torch.from_numpy(view).flatten(1, 2), clip.label, number, torch.from_numpy(positions)
+        view = transforms.draw_view(*images.shape[-2:], size=self.size, scales=self.scales, flip=self.flip, rng=rng)
+        return Snippets(_stacked(images), torch.tensor(view), clip.label, number, torch.from_numpy(positions))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringSnippets(Dataset[tuple[Tensor, int, int, Tensor]]):
-    """Evenly spaced snippets of test videos under fixed crops, in chunks of a video so that memory is bounded."""
+class ScoringSnippets(Dataset[Snippets]):
+    """Evenly spaced snippets of test videos under fixed views, in chunks of a video so that memory is bounded."""
 
     clips: Sequence[Clip]
     reader: Reader
@@ -98,10 +115,8 @@ class ScoringSnippets(Dataset[tuple[Tensor, int, int, Tensor]]):
     """Frames a snippet (n)."""
     segments: int
     """Snippets a video (T)."""
-    size: int
-    """Side of the network's input (S), pixels."""
     crops: Literal[1, 5, 10]
-    flow: bool
+    """Views of a video (V)."""
     chunk: int
     """Most snippets an item (t)."""
 
@@ -113,15 +128,32 @@ class ScoringSnippets(Dataset[tuple[Tensor, int, int, Tensor]]):
     def __len__(self) -> int:
         return len(self.clips) * self.chunks
 
-    def __getitem__(self, item: int) -> tuple[Tensor, int, int, Tensor]:
-        """Views (crops, t, n*C, S, S) uint8, class number, video number, positions (t,)."""
+    def __getitem__(self, item: int) -> Snippets:
+        """A chunk of t snippets of a video, and its views."""
         number, part = divmod(item, self.chunks)
         clip = self.clips[number]
         positions = sampling.test_positions(clip.frames, snippet=self.snippet, segments=self.segments)
         positions = positions[part * self.chunk : (part + 1) * self.chunk]
         images = self.reader.read(clip.id, sampling.snippet_indices(positions, self.snippet, clip.frames))
-        views = transforms.fixed_views(images, size=self.size, crops=self.crops, flow=self.flow)  # crops t n C S S
-        return torch.from_numpy(views).flatten(2, 3), clip.label, number, torch.from_numpy(positions)
+        views = torch.tensor(transforms.fixed_views(*images.shape[-2:], crops=self.crops))
+        return Snippets(_stacked(images), views, clip.label, number, torch.from_numpy(positions))
+
+
+def _stacked(images: NDArray[np.uint8]) -> Tensor:
+    """The frames of a snippet as its channels: (N, n, C, H, W) -> (N, n*C, H, W)."""
+    return torch.from_numpy(images).flatten(1, 2)
+
+
+def collate(items: Sequence[Snippets]) -> Snippets:
+    """A batch of videos; images smaller than the largest are padded at the bottom and the right with zeros."""
+    height, width = (max(item.images.shape[side] for item in items) for side in (-2, -1))
+    batch: Snippets = default_collate([item._replace(images=_padded(item.images, height, width)) for item in items])
+    return batch
+
+
+def _padded(images: Tensor, height: int, width: int) -> Tensor:
+    below, beside = height - images.shape[-2], width - images.shape[-1]
+    return F.pad(images, (0, beside, 0, below)) if below or beside else images
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Shapes: N snippets, n frames a snippet, C channels of a frame (3, or flow x y), 
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +59,21 @@ def read_index(path: Path, *, stage: str) -> Index:
     return index
 
 
+def index_argument(text: str) -> tuple[str, Path]:
+    """STORE=FILE of a command line: the name of a store and the file of its index."""
+    name, separator, path = text.partition("=")
+    if name not in ("frames", "flow", "warped_flow") or not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not frames=FILE, flow=FILE or warped_flow=FILE")
+    return name, Path(path)
+
+
 def open_reader(index: Index, *, sharing: Sharing | None = None, by: str = "reader") -> Reader:
     """The reader of the store that ``index`` describes.
 
     Args:
         index: of frames, flow or warped flow.
-        sharing: where flow that is not in the local store is read in place, and where notes about damage are left.
+        sharing: where flow that is not in the local store is read in place, or copied from, and where notes about
+            damage are left.
         by: name of the stage that reads, for the notes.
     """
     sharing = sharing or Sharing()
@@ -75,8 +85,8 @@ def open_reader(index: Index, *, sharing: Sharing | None = None, by: str = "read
             shards = FrameShards(Path(index["store"]), wanted={**origin, "parameters": parameters})
             reader = FrameReader(shards, videos)
         case "flow" | "warped_flow":
-            root, shared = Path(index["store"]), sharing.store
-            arrays = FlowStore(root, parameters=parameters, provenance=origin, shared=shared)
+            root, shared, copied = Path(index["store"]), sharing.store, not sharing.in_place
+            arrays = FlowStore(root, parameters=parameters, provenance=origin, shared=shared, copied=copied)
             reader = FlowReader(arrays, videos)
     return reader if sharing.notes is None else NotingReader(reader, index, notes=Notes(sharing.notes), by=by)
 

@@ -1,10 +1,6 @@
-"""Crops and mirror images of snippets, as TSN trains and tests with them (Wang et al., ECCV 2016, section 3.3).
+"""Which part of its frames a model sees: the crops of TSN (Wang et al., ECCV 2016, section 3.3), as numbers.
 
-Every image of a video gets the same treatment. Flow is quantised: 128 is no motion, so a mirrored field needs its x
-components negated, which the papers do as 255 - v. That maps 128 to 127 (0.16 px at a bound of 20) and is kept,
-because it is its own inverse and published models were trained so.
-
-Shapes: images are uint8 (..., C, H, W), planar; C is 3 (R, G, B) or 2 (flow x, y); S the side of the network's input.
+`augmentation` cuts them. Every image of a video gets the same treatment.
 """
 
 from __future__ import annotations
@@ -12,11 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
-
-Images = NDArray[np.uint8]
 
 SNAP_PX = 3
 """A training crop whose side is this close to the network's input is cut at exactly that size, and so not resampled."""
@@ -24,29 +16,33 @@ TEST_SCALE = 224 / 256
 """Side of a test crop as a part of the short side: the papers cut 224 from 340x256, whatever the network's input."""
 
 
-class Box(NamedTuple):
-    """A crop: pixels [y, y + height) x [x, x + width)."""
+class View(NamedTuple):
+    """A crop, pixels [y, y + height) x [x, x + width), and whether it is mirrored left and right after it is cut."""
 
     y: int
     x: int
     height: int
     width: int
+    mirrored: bool
 
 
-def draw_box(height: int, width: int, *, size: int, scales: Sequence[float], rng: np.random.Generator) -> Box:
+def draw_view(
+    height: int, width: int, *, size: int, scales: Sequence[float], flip: bool, rng: np.random.Generator
+) -> View:
     """A crop of random size, aspect ratio and place: TSN's scale jittering with corner cropping.
 
     Args:
-        height, width: of the images.
+        height, width: of the images, pixels.
         size: side of the network's input (S), pixels.
         scales: sides of crops as parts of the short side.
-        rng: source of the draws.
+        flip: mirror with probability one half.
+        rng: source of the draws: shape, place, and with ``flip`` the mirroring.
     """
     shapes = crop_shapes(min(height, width), size=size, scales=scales)
     box_height, box_width = shapes[rng.integers(len(shapes))]
     places = crop_places(height - box_height, width - box_width)
     y, x = places[rng.integers(len(places))]
-    return Box(y, x, box_height, box_width)
+    return View(y, x, box_height, box_width, flip and bool(rng.random() < 0.5))
 
 
 def crop_shapes(short_side: int, *, size: int, scales: Sequence[float]) -> list[tuple[int, int]]:
@@ -66,86 +62,18 @@ def crop_places(free_height: int, free_width: int) -> list[tuple[int, int]]:
     return [(i * (free_height // 4), j * (free_width // 4)) for i, j in fourths]
 
 
-def crop(images: Images, *, box: Box, size: int) -> Images:
-    """Cut ``box`` out of every image and resize it, bilinearly.
+def fixed_views(height: int, width: int, *, crops: Literal[1, 5, 10]) -> list[View]:
+    """The views of testing: centre; corners and centre; corners, centre and their mirror images.
+
+    A crop is a square of 7/8 of the short side.
 
     Args:
-        images: (..., C, H, W) uint8.
-        box: within the images.
-        size: side of the result (S), pixels.
-
-    Returns:
-        (..., C, S, S) uint8, contiguous.
-    """
-    cut = images[..., box.y : box.y + box.height, box.x : box.x + box.width]
-    if (box.height, box.width) == (size, size):
-        return np.ascontiguousarray(cut)
-    planes = cut.reshape(-1, box.height, box.width)  # a view, unless the strides do not allow it
-    out = np.empty((len(planes), size, size), np.uint8)
-    for plane, resized in zip(planes, out, strict=True):
-        cv2.resize(plane, (size, size), dst=resized, interpolation=cv2.INTER_LINEAR)
-    return out.reshape(*images.shape[:-2], size, size)
-
-
-def mirror(images: Images, *, flow: bool) -> Images:
-    """Mirror left and right; the x components of flow become 255 - v.
-
-    Args:
-        images: (..., C, H, W) uint8.
-        flow: the channels are flow x and y.
-
-    Returns:
-        The same shape, a new array.
-    """
-    mirrored = images[..., ::-1].copy()
-    if flow:
-        x = mirrored[..., 0, :, :]
-        np.subtract(255, x, out=x)
-    return mirrored
-
-
-def augment(
-    images: Images, *, size: int, scales: Sequence[float], flip: bool, flow: bool, rng: np.random.Generator
-) -> Images:
-    """One random training view of a video, the same for all its images.
-
-    Args:
-        images: (..., C, H, W) uint8.
-        size: side of the network's input (S), pixels.
-        scales: sides of crops as parts of the short side.
-        flip: mirror with probability one half.
-        flow: the channels are flow x and y.
-        rng: source of the draws.
-
-    Returns:
-        (..., C, S, S) uint8.
-    """
-    box = draw_box(*images.shape[-2:], size=size, scales=scales, rng=rng)
-    view = crop(images, box=box, size=size)
-    return mirror(view, flow=flow) if flip and rng.random() < 0.5 else view
-
-
-def fixed_views(images: Images, *, size: int, crops: Literal[1, 5, 10], flow: bool) -> Images:
-    """The fixed views of testing: centre; corners and centre; corners, centre and their mirror images.
-
-    A crop is a square of 7/8 of the short side, resized to the network's input.
-
-    Args:
-        images: (..., C, H, W) uint8.
-        size: side of the network's input (S), pixels.
+        height, width: of the images, pixels.
         crops: number of views.
-        flow: the channels are flow x and y.
-
-    Returns:
-        (crops, ..., C, S, S) uint8.
     """
-    height, width = images.shape[-2:]
     side = max(1, round(TEST_SCALE * min(height, width)))
     bottom, right = height - side, width - side
     centre = (bottom // 2, right // 2)
-    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-    places = [centre] if crops == 1 else [*corners, centre]
-    views = [crop(images, box=Box(y, x, side, side), size=size) for y, x in places]
-    if crops == 10:
-        views += [mirror(view, flow=flow) for view in views]
-    return np.stack(views)
+    places = [centre] if crops == 1 else [(0, 0), (0, right), (bottom, 0), (bottom, right), centre]
+    mirrors = (False, True) if crops == 10 else (False,)
+    return [View(y, x, side, side, mirrored) for mirrored in mirrors for y, x in places]

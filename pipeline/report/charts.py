@@ -140,7 +140,9 @@ def _text(x: float, y: float, text: str, anchor: str) -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
 
 
-def attention_bars(weights: Sequence[float], names: Iterable[str], *, title: str) -> Markup:
+def attention_bars(
+    weights: Sequence[float], names: Iterable[str], *, title: str, acting: Sequence[bool] = ()
+) -> Markup:
     """One bar a snippet, heights in proportion to the weights, and a line at the uniform weight ``1 / T``.
 
     The drawing is ``T`` wide and 1 high and is stretched to the width of the film strip above it. A negative weight,
@@ -150,6 +152,7 @@ def attention_bars(weights: Sequence[float], names: Iterable[str], *, title: str
         weights: ``T`` weights.
         names: of the snippets, shown with the weight when pointed at.
         title: read out where the picture is not seen.
+        acting: whether each snippet is inside the action, which is then shaded; empty if that is not known.
     """
     uniform, count = 1 / len(weights), len(weights)
     peak, bottom = max(weights), min(*weights, 0.0)
@@ -162,6 +165,9 @@ def attention_bars(weights: Sequence[float], names: Iterable[str], *, title: str
         return (top - weight) / (top - bottom)
 
     parts = [Markup(head).format(count, title)]
+    for i, acts in enumerate(acting):
+        if acts:
+            parts.append(Markup('<path class="truth" d="M{} 0h1v1h-1z"/>').format(i))
     for i, (weight, name) in enumerate(zip(weights, names, strict=True)):
         kind = "bar peak" if weight == peak > uniform + 1e-6 else "bar"
         place = down(max(weight, 0)), abs(weight) / (top - bottom)

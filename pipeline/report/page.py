@@ -6,25 +6,30 @@ but the pictures' readers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
 from pipeline.config import Config
-from pipeline.dataset.manifest import Manifest
-from pipeline.dataset.plan import stage_recipes
+from pipeline.dataset.manifest import Manifest, Video
+from pipeline.dataset.plan import predict_recipe, stage_recipes
 from pipeline.learning.scores import Scores
+from pipeline.learning.truth import WHOLE_FRAME, acting, middle_seconds
 from pipeline.report.card import MUCH_CLIPPED, dataset_card
 from pipeline.report.charts import Line, line_chart
+from pipeline.report.formats import percent, seconds
+from pipeline.report.maps import map_pictures
 from pipeline.report.pictures import LEAST_SCALE_PX, matrix_uri, wheel_uri
+from pipeline.report.results import headline, results_section, truth_rows
 from pipeline.report.strips import Reader, attention_strip, sample_strip
 from pipeline.report.summaries import (
     RuleTiming,
     attention_examples,
+    attentive,
     most_confused,
     pooled_confusion,
     predicted,
@@ -34,9 +39,24 @@ from pipeline.report.summaries import (
 
 SAMPLES = 8
 ATTENTION_VIDEOS = 6
+ATTENTION_STREAMS = 4
+"""Streams whose attention is shown."""
 READABLE_CLASSES = 20
-"""A confusion matrix of more classes is drawn without text."""
+"""A confusion matrix of more classes is a picture, its numbers left to the eye."""
+MATRIX_PX, LEAST_CELL_PX, MOST_CELL_PX = 800, 12, 22
+"""Side of that picture, and of its cells: names stand beside it, one a cell."""
+SMALL_MATRICES = 11
 CONFUSED_PAIRS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """One pre-training job of a Spatial Attention Network, and what it left."""
+
+    recipe: str
+    folder: str
+    history: dict[str, list[float]]
+    """Columns by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +66,11 @@ class Run:
     experiment: str
     split: str
     seed: int
-    weight: float
     recipe: str
     scores: Scores
     history: dict[str, list[float]] = field(default_factory=dict)
     """Columns by name; empty for the baseline."""
+    san: Pretraining | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,105 +93,29 @@ class Inputs:
 
 def build_context(inputs: Inputs) -> dict[str, Any]:
     """The values that the template shows."""
-    results = _results(inputs)
+    results = results_section(inputs.results, inputs.config.experiments)
     dataset = dataset_card(inputs.manifest, indexes=inputs.indexes, splits=inputs.config.splits, notes=inputs.notes)
+    usable, listed = dataset["table"][-1].videos
     return {
         "name": inputs.config.name,
         "versions": inputs.versions,
-        "headline": _headline(results, dataset),
+        "headline": headline(results, classes=dataset["classes"], usable=usable, listed=listed),
         "results": results,
         "dataset": dataset,
         "much_clipped": MUCH_CLIPPED,
         "samples": _samples(inputs),
-        "curves": _curves(inputs),
+        "curves": [*_curves(inputs), *_san_curves(inputs)],
         "confusion": _confusion(inputs, results),
         "attention": _attention(inputs),
-        "attention_run": f"{inputs.config.splits[0]}, seed {inputs.config.seeds[0]}",
+        "truth": truth_rows(inputs.results),
         "timings": _timings(inputs),
         "made": _made(inputs),
     }
 
 
-def percent(share: float | None, digits: int = 1) -> str:
-    """0.8333 -> 83.3; a dash for what is not known."""
-    return "–" if share is None or math.isnan(share) else f"{100 * share:.{digits}f}"
-
-
-def number(value: float | None, digits: int = 0) -> str:
-    """12345.6 -> 12,346; a dash for what is not known."""
-    return "–" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
-
-
-def mebibytes(value: float) -> str:
-    """Memory; a dash where it could not be measured."""
-    return "–" if math.isnan(value) else f"{value:,.0f} MiB"
-
-
-def seconds(value: float) -> str:
-    """A duration in the unit that suits it."""
-    if math.isnan(value):
-        return "–"
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (math.inf, 3600, "h")):
-        if value < limit:
-            return f"{value / unit:,.1f} {name}"
-    return "–"
-
-
 def _streams(inputs: Inputs) -> list[str]:
     """Experiments that ran, in the order of the runs: the configuration's keys come sorted."""
     return [name for name in dict.fromkeys(run.experiment for run in inputs.runs) if name in inputs.config.experiments]
-
-
-def _results(inputs: Inputs) -> dict[str, Any]:
-    summary, streams = inputs.results["summary"], _streams(inputs)
-    rows = []
-    for name in [
-        *(["fused"] if "fused" in summary else []),
-        *streams,
-        *(["baseline"] if "baseline" in summary else []),
-    ]:
-        experiment = inputs.config.experiments.get(name)
-        kind = "stream" if experiment else name
-        rows.append({"name": name, "kind": kind, "experiment": experiment, **summary[name]})
-    return {
-        "rows": rows,
-        "chance": inputs.results["chance"],
-        "runs": sorted(inputs.results["runs"], key=lambda run: [row["name"] for row in rows].index(run["experiment"])),
-        "fused": [
-            (name, inputs.config.experiments[name].weight) for name in streams if inputs.config.experiments[name].weight
-        ],
-        "fuse_on": inputs.config.fuse_on,
-        "left_out": {split: ids for split, ids in sorted(inputs.results["left_out"].items()) if ids},
-    }
-
-
-class Card(NamedTuple):
-    """One of the figures at the top."""
-
-    kind: str
-    label: str
-    value: str
-    unit: str
-    note: str
-
-
-def _headline(results: dict[str, Any], dataset: dict[str, Any]) -> list[Card]:
-    """Accuracies first, then what they stand against, then the videos."""
-    notes = {"fused": f"{len(results['fused'])} streams", "stream": "one stream", "baseline": "flow histogram"}
-    cards = []
-    for row in results["rows"]:
-        several = f"± {percent(row['top1_std'])} over {row['runs']} runs"
-        note = several if row["runs"] > 1 else notes[row["kind"]]
-        cards.append(Card(row["kind"], row["name"], percent(row["top1_mean"]), "%", note))
-    chance, videos = percent(results["chance"]["uniform"]), dataset["table"][-1].videos
-    lost = videos.listed - videos.usable
-    share = f"{percent(lost / videos.listed)}% of the videos" if lost else "none lost"
-    return [
-        *cards,
-        Card("chance", "chance", chance, "%", f"{dataset['classes']} classes"),
-        Card("count", "usable videos", number(videos.usable), "", f"of {number(videos.listed)}"),
-        Card("count", "quarantined", number(lost), "", share),
-    ]
 
 
 def _samples(inputs: Inputs) -> dict[str, Any]:
@@ -207,21 +151,43 @@ def _curves(inputs: Inputs) -> list[dict[str, Any]]:
                 {
                     "name": name,
                     "runs": len(runs),
-                    "loss": loss,
-                    "accuracy": accuracy,
-                    "note": f"{_pace(runs)}. {_scored(inputs, name)}",
+                    "charts": [("Loss", loss), ("Accuracy (top-1)", accuracy)],
+                    "note": f"{_pace([run.history for run in runs])}. {_scored(inputs, name)}",
                 }
             )
     return cards
 
 
-def _pace(runs: Sequence[Run]) -> str:
+def _san_curves(inputs: Inputs) -> list[dict[str, Any]]:
+    """Loss and endpoint error by epoch for each pre-training of a SAN, one line a job, whoever begins with it."""
+    jobs: dict[str, dict[str, Pretraining]] = {}
+    users: dict[str, list[str]] = {}
+    for run in inputs.runs:
+        if run.san and run.san.history.get("epoch"):
+            jobs.setdefault(run.san.recipe, {})[run.san.folder] = run.san
+            users.setdefault(run.san.recipe, []).append(run.experiment)
+    cards = []
+    for recipe, found in jobs.items():
+        name = f"SAN of {', '.join(dict.fromkeys(users[recipe]))}"
+        charts = []
+        for caption, column in (("Loss", "train_loss"), ("Endpoint error, px", "endpoint_error_px")):
+            lines = [
+                Line("train", Path(job.folder).name, job.history["epoch"], job.history[column])
+                for job in found.values()
+            ]
+            charts.append((caption, line_chart(lines, title=f"{caption} of the {name} by epoch")))
+        note = f"Pre-training, which predicts optical flow. {_pace([job.history for job in found.values()])}."
+        cards.append({"name": name, "runs": len(found), "charts": charts, "note": note})
+    return cards
+
+
+def _pace(histories: Sequence[dict[str, list[float]]]) -> str:
     """How fast training went."""
-    spent = sum(sum(run.history["seconds"]) for run in runs)
-    waited = sum(sum(run.history["data_wait_seconds"]) for run in runs)
-    epochs = sum(len(run.history["epoch"]) for run in runs)
+    spent = sum(sum(history["seconds"]) for history in histories)
+    waited = sum(sum(history["data_wait_seconds"]) for history in histories)
+    epochs = sum(len(history["epoch"]) for history in histories)
     share = f", {percent(waited / spent)}% of it waiting for data" if spent else ""
-    return f"{len(runs[0].history['epoch'])} epochs of {seconds(spent / epochs)}{share}"
+    return f"{len(histories[0]['epoch'])} epochs of {seconds(spent / epochs)}{share}"
 
 
 def _scored(inputs: Inputs, name: str) -> str:
@@ -239,59 +205,76 @@ def _lines(runs: Sequence[Run], quantity: str) -> list[Line]:
     ]
 
 
-def _confusion(inputs: Inputs, results: dict[str, Any]) -> list[dict[str, Any]]:
-    """One matrix for each row of the results; the template shows the first in full."""
-    classes = inputs.results["classes"]
-    matrices = []
-    for row in results["rows"]:
-        matrix = pooled_confusion(inputs.results, row["name"])
-        shares = row_shares(matrix)
-        matrices.append(
-            {
-                "name": row["name"],
-                "runs": row["runs"],
-                "top1": row["top1_mean"],
-                "classes": classes,
-                "cells": [list(zip(*pair, strict=True)) for pair in zip(matrix.tolist(), shares.tolist(), strict=True)],
-                "readable": len(classes) <= READABLE_CLASSES,
-                "picture": matrix_uri(shares, side_px=640),
-                "confused": most_confused(matrix, classes, limit=CONFUSED_PAIRS),
-            }
-        )
-    return matrices
-
-
-def _attention(inputs: Inputs) -> list[dict[str, Any]]:
-    """Videos with the attention of every stream, of the first split and seed."""
-    config, labels = inputs.config, {video.id: video.labels for video in inputs.manifest.videos}
-    streams = {
-        run.experiment: run.scores
-        for run in inputs.runs
-        if (run.split, run.seed) == (config.splits[0], config.seeds[0])
-        and run.experiment in config.experiments
-        and config.experiments[run.experiment].modality in inputs.indexes
+def _confusion(inputs: Inputs, results: dict[str, Any]) -> dict[str, Any]:
+    """The matrix of the first row of the results in full, those of others small."""
+    classes, matrices = inputs.results["classes"], []
+    for row in results["rows"][: 1 + SMALL_MATRICES]:
+        shares = row_shares(pooled_confusion(inputs.results, row["name"]))
+        picture = matrix_uri(shares, side_px=640)
+        matrices.append({"name": row["name"], "top1": row["top1_mean"], "picture": picture})
+    if not matrices:
+        return {}
+    main = results["rows"][0]
+    matrix = pooled_confusion(inputs.results, main["name"])
+    pairs = zip(matrix.tolist(), row_shares(matrix).tolist(), strict=True)
+    readable = len(classes) <= READABLE_CLASSES
+    return {
+        **matrices[0],
+        "runs": main["runs"],
+        "classes": classes,
+        "cells": [list(zip(*pair, strict=True)) for pair in pairs] if readable else [],
+        "cell_px": min(max(MATRIX_PX // len(classes), LEAST_CELL_PX), MOST_CELL_PX),
+        "confused": most_confused(matrix, classes, limit=CONFUSED_PAIRS),
+        "others": matrices[1:],
+        "left_out": len(results["rows"]) - len(matrices),
     }
+
+
+def _attention(inputs: Inputs) -> dict[str, Any]:
+    """Videos with the attention of a few streams, of the first split and seed that streams ran on."""
+    config, videos = inputs.config, {video.id: video for video in inputs.manifest.videos}
+    scored: dict[tuple[str, int], dict[str, Scores]] = {}
+    for run in inputs.runs:
+        known = config.experiments.get(run.experiment)
+        if known and known.modality in inputs.indexes:
+            scored.setdefault((run.split, run.seed), {})[run.experiment] = run.scores
+    if not scored:
+        return {"run": "", "streams": [], "absent": [], "videos": []}
+    first = min(scored, key=lambda run: (config.splits.index(run[0]), config.seeds.index(run[1])))
+    streams = attentive(scored[first], limit=ATTENTION_STREAMS)
     cards = []
-    for video, right in attention_examples(streams, labels, limit=ATTENTION_VIDEOS):
-        strips = [_attention_strip(inputs, name, scores, video, labels[video]) for name, scores in streams.items()]
-        cards.append({"id": video, "label": " / ".join(labels[video]), "right": right, "streams": strips})
-    return cards
+    for name, right in attention_examples(streams, {v.id: v.labels for v in videos.values()}, limit=ATTENTION_VIDEOS):
+        strips = [_attention_strip(inputs, stream, scores, videos[name]) for stream, scores in streams.items()]
+        cards.append({"id": name, "label": " / ".join(videos[name].labels), "right": right, "streams": strips})
+    absent = [name for name in _streams(inputs) if name not in scored[first]]
+    return {"run": f"{first[0]}, seed {first[1]}", "streams": list(streams), "absent": absent, "videos": cards}
 
 
-def _attention_strip(inputs: Inputs, name: str, scores: Scores, video: str, labels: tuple[str, ...]) -> dict[str, Any]:
+def _attention_strip(inputs: Inputs, name: str, scores: Scores, video: Video) -> dict[str, Any]:
     experiment = inputs.config.experiments[name]
-    row = int(np.flatnonzero(scores.ids == video)[0])
+    stored = inputs.indexes[experiment.modality]["videos"][video.id]
+    row, snippet = int(np.flatnonzero(scores.ids == video.id)[0]), experiment.sampling.snippet
+    positions = scores.positions[row]
+    middles = middle_seconds(positions, snippet=snippet, frames=stored["frames"], fps=stored["fps"])
     strip = attention_strip(
-        video,
+        video.id,
         scores.weights[row],
-        scores.positions[row],
-        snippet=experiment.sampling.snippet,
-        length=inputs.indexes[experiment.modality]["videos"][video]["frames"],
+        positions,
+        snippet=snippet,
+        length=stored["frames"],
         read=inputs.readers[experiment.modality],
         is_flow=experiment.modality != "frames",
+        acting=acting(middles, video=video),
     )
+    frames = inputs.indexes.get("frames", {"videos": {}})["videos"].get(video.id)
+    heats = []
+    if scores.maps is not None and frames:
+        shown = [cell["snippet"] for cell in strip["cells"]]
+        view = WHOLE_FRAME if scores.view is None else scores.view[row]
+        maps, moments = scores.maps[row][shown], middles[shown].tolist()
+        heats = map_pictures(video, maps, moments, view=view, frames=frames, read=inputs.readers["frames"])
     said = predicted(scores, row)
-    return {"name": name, "predicted": said, "right": said in labels, **strip}
+    return {"name": name, "predicted": said, "right": said in video.labels, "heats": heats, **strip}
 
 
 def _timings(inputs: Inputs) -> list[dict[str, Any]]:
@@ -310,9 +293,17 @@ def _timings(inputs: Inputs) -> list[dict[str, Any]]:
 
 
 def _made(inputs: Inputs) -> dict[str, Any]:
-    """How to make it again."""
-    runs = {run.experiment: run.recipe for run in inputs.runs}
+    """How to make it again; recipes are of stages, and of what each experiment has of its own."""
+    experiments: dict[str, str] = {}
+    for run in inputs.runs:
+        if (experiment := inputs.config.experiments.get(run.experiment)) is None:
+            experiments[run.experiment] = run.recipe  # the baseline
+            continue
+        if run.san:
+            experiments[f"pretrain_san of {run.experiment}"] = run.san.recipe
+        experiments[f"train of {run.experiment}"] = run.recipe
+        experiments[f"predict of {run.experiment}"] = predict_recipe(experiment, train=run.recipe)
     return {
         "yaml": yaml.safe_dump(inputs.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110),
-        "recipes": [*stage_recipes(inputs.config).items(), *runs.items()],
+        "recipes": [*stage_recipes(inputs.config).items(), *experiments.items()],
     }

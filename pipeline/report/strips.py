@@ -86,6 +86,7 @@ def attention_strip(
     length: int,
     read: Reader,
     is_flow: bool,
+    acting: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Bars of the temporal weights under pictures of the snippets.
 
@@ -99,6 +100,7 @@ def attention_strip(
         length: frames or fields of the video in the store.
         read: of the store that the stream reads.
         is_flow: the store holds flow.
+        acting: ``(T,)`` whether a snippet is inside the action; None if that is not known.
     """
     columns = min(len(weights), SNIPPETS_SHOWN)
     column = (2 * np.arange(len(weights)) + 1) * columns // (2 * len(weights))  # the one that a bar's middle lies under
@@ -114,10 +116,16 @@ def attention_strip(
     names = [f"frame {position}" for position in positions]
     return {
         "cells": [
-            {"frame": number, "picture": picture, "peak": i == peak}
+            {"snippet": i, "frame": number, "picture": picture, "peak": i == peak}
             for i, number, picture in zip(shown, numbers, pictures, strict=True)
         ],
-        "bars": attention_bars(weights.tolist(), names, title=f"temporal attention weights of {len(weights)} snippets"),
+        "bars": attention_bars(
+            weights.tolist(),
+            names,
+            title=f"temporal attention weights of {len(weights)} snippets",
+            acting=[] if acting is None else acting.tolist(),
+        ),
+        "truth": acting is not None,
         "scale_px": scale_px,
         "peak": float(weights[peak]),
         "peak_frame": numbers[shown.index(peak)],

@@ -259,6 +259,24 @@ def attention_examples(
     return [(id_, True) for id_ in chosen_right] + [(id_, False) for id_ in chosen_wrong]
 
 
+def attentive(streams: Mapping[str, Scores], *, limit: int) -> dict[str, Scores]:
+    """The streams whose attention is most worth a picture, at most ``limit``, in the order given.
+
+    Half of them have spatial maps and half weights that differ between snippets, as far as there are such.
+    """
+    where = [name for name, scores in streams.items() if scores.maps is not None]
+    when = [name for name, scores in streams.items() if name not in where and not _flat(scores)]
+    others = [name for name in streams if name not in where + when]
+    half = max(limit // 2, limit - len(when))
+    chosen = [*where[:half], *when, *where[half:], *others][:limit]
+    return {name: scores for name, scores in streams.items() if name in chosen}
+
+
+def _flat(scores: Scores) -> bool:
+    """Whether every snippet of a video has the same weight."""
+    return bool(np.allclose(scores.weights, scores.weights[:, :1], atol=1e-6))
+
+
 def predicted(scores: Scores, row: int) -> str:
     """The class with the highest score of one video."""
     return str(scores.classes[int(scores.logits[row].argmax())])

@@ -25,18 +25,17 @@ from pipeline.dataset.plan import (
     baseline_recipe,
     predict_recipe,
     read_shards,
+    san_recipe,
     stage_recipes,
-    train_recipe,
-    predicting_part,
-    training_part,
+    train_recipes,
     write_notes,
     write_plan,
 )
 from pipeline.lock import hold
 from pipeline.optical_flow.solve import jobs_share_a_gpu
-from pipeline.stores.heal import heal
 from pipeline.stores.imports import arrivals_file, count_arrivals
 from pipeline.stores.publish import write_if_changed
+from pipeline.stores.ready import make_ready
 from stages.manifest import (
     demo_folder,
     digest,
@@ -64,7 +63,8 @@ def prepare(checked):
     listing = find(checked)
     videos = select(listing, checked)
     hold(lock)
-    for remark in (*notes, *remarks(listing), *heal(checked)):
+    stores = make_ready(checked, dry_run=workflow.output_settings.dryrun)
+    for remark in (*notes, *remarks(listing), *stores):
         print(remark, file=sys.stderr)
     videos = digest(videos, cache=plan / "digests.sqlite", image_fps=checked.image_fps)
     write_notes(listing, unofficial=notes, folder=plan)
@@ -95,11 +95,13 @@ def make_demo(checked):
 try:
     CONFIG = load(config)
     RECIPES = stage_recipes(CONFIG)
-    TRAIN = {
-        name: train_recipe(
-            experiment, precision=CONFIG.compute.precision, stages=RECIPES
+    TRAIN = train_recipes(CONFIG, RECIPES)
+    SAN = {
+        name: san_recipe(
+            experiment.san, precision=CONFIG.compute.precision, stages=RECIPES
         )
         for name, experiment in CONFIG.experiments.items()
+        if experiment.san and experiment.san.targets != "none"
     }
     SHARDS = prepare(CONFIG)
 except (OSError, ValueError) as error:
@@ -162,13 +164,30 @@ def index_file(stage):
     return f"{WORK}/index/{stage}-{RECIPES[stage]}.json"
 
 
-def run_folder(experiment):
-    return f"{WORK}/runs/{experiment}-{TRAIN[experiment]}/{{split}}-seed{{seed}}"
+def run_folder(name):
+    """Of a training; experiments whose training is the same share it."""
+    experiment = CONFIG.experiments[name]
+    kind = f"{experiment.modality}-{experiment.model.family}-{TRAIN[name]}"
+    return f"{WORK}/runs/{kind}/{{split}}-seed{{seed}}"
 
 
-def scores_file(experiment):
-    recipe = predict_recipe(CONFIG.experiments[experiment], train=TRAIN[experiment])
-    return f"{run_folder(experiment)}/scores-{recipe}.npz"
+def scores_file(name):
+    recipe = predict_recipe(CONFIG.experiments[name], train=TRAIN[name])
+    return f"{run_folder(name)}/scores-{recipe}.npz"
+
+
+def san_folder(name):
+    """Of a pre-training: FlyingChairs knows no splits."""
+    chairs = CONFIG.experiments[name].san.targets == "flying_chairs"
+    return f"{WORK}/san/{SAN[name]}" + ("" if chairs else "/{split}-seed{seed}")
+
+
+def first_with_each(value_of):
+    """Experiment by value: of those with equal values the first, in whose name their common job runs."""
+    firsts = {}
+    for name, value in value_of.items():
+        firsts.setdefault(value, name)
+    return list(firsts.values())
 
 
 BASELINE = f"{WORK}/runs/baseline-{baseline_recipe(RECIPES)}/{{split}}/scores.npz"
@@ -183,11 +202,15 @@ def runs():
             "seed": seed,
             "weight": experiment.weight,
             "recipe": TRAIN[name],
+            "san": SAN.get(name),
+            "san_folder": (
+                san_folder(name).format(split=split, seed=seed) if name in SAN else None
+            ),
             "folder": run_folder(name).format(split=split, seed=seed),
             "scores": scores_file(name).format(split=split, seed=seed),
         }
         for name, experiment in CONFIG.experiments.items()
-        for split in CONFIG.splits
+        for split in experiment.splits or CONFIG.splits
         for seed in CONFIG.seeds
     ]
     baseline = [
@@ -205,11 +228,27 @@ def runs():
     return found + baseline
 
 
-# What a job is told of its experiment: no more than its results depend on, or a change elsewhere would run it again.
-TRAINING = {name: canonical(training_part(e)) for name, e in CONFIG.experiments.items()}
-PREDICTING = {
-    name: canonical(predicting_part(e)) for name, e in CONFIG.experiments.items()
-}
+class ByRule(dict):
+    """What a job of each rule is told, as ``{TOLD:{rule}.}`` in its command has it.
+
+    Not in its params: all that its results depend on is in a recipe, which stands in their path, and what else is told,
+    as a weight in the fusion or where a file lies, must run nothing again.
+    """
+
+    def __format__(self, rule):
+        # after the dot because Snakemake itself reads a last q or u
+        return shlex.join(self[rule.removesuffix(".")])
+
+
+TOLD = ByRule()
+for name, experiment in CONFIG.experiments.items():
+    settings, san = ["--experiment", canonical(experiment)], experiment.san
+    known = (
+        ["--san", str(san.encoder)] if san and san.encoder and name not in SAN else []
+    )
+    TOLD |= {f"train_{name}": settings + known, f"predict_{name}": settings}
+    if name in SAN:
+        TOLD[f"pretrain_san_{name}"] = ["--san", canonical(san)]
 RUNS = f"{PLAN}/runs.json"  # by file, because a command-line argument holds at most 128 KiB
 if workflow.is_main_process:
     write_if_changed(Path(RUNS), json.dumps(runs(), sort_keys=True, indent=1) + "\n")

@@ -1,4 +1,6 @@
-# Accuracy, fusion of the streams, and the one page that shows everything.
+# Accuracy, fusion of the streams, attention against truth, and the one page that shows everything.
+
+INDEXES = [f"--index={stage}={index_file(stage)}" for stage in STORES]
 
 
 rule evaluate:
@@ -6,6 +8,7 @@ rule evaluate:
         manifest=MANIFEST,
         runs=RUNS,
         scores=[run["scores"] for run in runs()],
+        indexes=[index_file(stage) for stage in STORES],
     output:
         RESULTS,
     log:
@@ -16,11 +19,12 @@ rule evaluate:
     resources:
         mem_mb=1000,
     params:
-        fuse_on=CONFIG.fuse_on,
+        settings=json.dumps(CONFIG.evaluation),
+        indexes=INDEXES,
         version=VERSIONS["evaluate"],
     shell:
         "{PYTHON} -m stages.evaluate --manifest {input.manifest:q} --runs {input.runs:q}"
-        " --fuse-on {params.fuse_on} --out {output:q} 2> {log:q}"
+        " {params.indexes:q} --settings {params.settings:q} --out {output:q} 2> {log:q}"
 
 
 rule report:
@@ -35,6 +39,13 @@ rule report:
             for run in runs()
             if run["experiment"] != "baseline"
         ],
+        san_histories=sorted(
+            {
+                f"{run['san_folder']}/history.csv"
+                for run in runs()
+                if run.get("san_folder")
+            }
+        ),
     output:
         report(REPORT, category="wherewhen"),
     log:
@@ -46,11 +57,7 @@ rule report:
         mem_mb=2000,
     params:
         config=canonical(CONFIG),
-        indexes=[
-            word
-            for stage in STORES
-            for word in ("--index", f"{stage}={index_file(stage)}")
-        ],
+        indexes=INDEXES,
         version=VERSIONS["report"],
         benchmarks=f"{WORK}/benchmarks",
         damaged=f"{WORK}/damaged",

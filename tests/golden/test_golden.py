@@ -7,6 +7,7 @@ If one of these moves, stored results no longer are what the code would compute:
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,16 +17,20 @@ import torch
 from torch.nn import functional
 
 from models.build import build
+from models.flownet import FlowPredictor, flow_loss
+from pipeline.config import SanConfig
 from pipeline.dataset.keys import VERSIONS
 from pipeline.demo.annotations import annotation_files
 from pipeline.demo.clips import PRESETS, list_clips
 from pipeline.demo.render import actor_boxes, render_clip
-from pipeline.learning import sampling, transforms
+from pipeline.learning import augmentation, sampling, transforms
+from pipeline.learning.flow_pairs import FlowTargets, Pair
 from pipeline.media.probe import probe
 from pipeline.optical_flow.quantise import quantise
 from pipeline.optical_flow.solve import choose_solver, solve
 from pipeline.optical_flow.warped import warped_flow
 from stages import make_demo
+from stages.pretrain_san import make_optimizer
 from tests.workflow.project import render
 
 
@@ -38,7 +43,7 @@ def pattern(shift: float) -> np.ndarray:  # type: ignore[type-arg]
 
 
 def test_the_versions_that_these_numbers_belong_to() -> None:
-    versions = {"probe": 1, "frames": 2, "flow": 2, "train": 1, "predict": 1}
+    versions = {"probe": 1, "frames": 2, "flow": 2, "san": 1, "train": 2, "predict": 2}
     assert {name: VERSIONS[name] for name in versions} == versions
 
 
@@ -72,8 +77,11 @@ def test_sampling_and_augmentation() -> None:
     assert sampling.test_positions(83, snippet=5, segments=6).tolist() == [6, 19, 32, 46, 59, 72]
     images = np.stack([pattern(shift) for shift in (0.0, 1.0)])[None, :, None]  # 1 n 1 H W
     images = np.repeat(images, 2, axis=2)
-    view = transforms.augment(images, size=32, scales=(1.0, 0.75), flip=True, flow=True, rng=rng)
-    assert view[:, :, 1].mean() == pytest.approx(127.39, abs=0.05)
+    view = transforms.draw_view(48, 64, size=32, scales=(1.0, 0.75), flip=True, rng=rng)
+    assert view == (12, 0, 36, 36, True)
+    fields = torch.from_numpy(images).flatten(1, 2)
+    snippet = augmentation.cut(fields, torch.tensor(view), size=32, flow=True)
+    assert snippet[:, 1::2].double().mean() == pytest.approx(127.39, abs=0.05)
 
 
 def test_training() -> None:
@@ -92,6 +100,41 @@ def test_training() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses == pytest.approx([1.1936, 0.9412, 0.7693, 0.6044, 0.4761], rel=2e-3)
+
+
+@dataclass(frozen=True)
+class Drifting:
+    """Pairs of the pattern, moved a little; see ``FlowTargets``."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def name(self, number: int) -> str:
+        return f"pair {number}"
+
+    def read(self, number: int, rng: np.random.Generator) -> Pair:
+        frames = np.stack([pattern(0.0), pattern(float(number))])[:, None].repeat(3, axis=1)
+        flow = np.stack([np.full((48, 64), number, np.float32), np.zeros((48, 64), np.float32)])
+        return Pair(frames, flow)
+
+
+def test_pre_training() -> None:
+    """Draws, and losses of four steps of the SAN's own optimiser."""
+    targets = FlowTargets(source=Drifting(), size=(32, 32), target_size=(16, 16), seed=0)
+    frames, flow = (torch.stack(parts) for parts in zip(*(targets[0, number] for number in range(4)), strict=True))
+    assert frames.float().mean().item() == pytest.approx(127.57, abs=0.05)
+    assert flow[:, 0, 0, 0].tolist() == pytest.approx([0.0, -0.7619, 1.3333, -2.2857], abs=1e-3)
+    torch.manual_seed(0)
+    model = FlowPredictor(width=0.03)
+    optimizer = make_optimizer(model, san=SanConfig(lr=0.002))
+    losses = []
+    for _ in range(4):
+        loss = flow_loss(model(frames), flow)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == pytest.approx([0.9432, 0.8810, 0.8535, 0.8385], rel=5e-3)
 
 
 def test_demo() -> None:

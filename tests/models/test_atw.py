@@ -103,6 +103,18 @@ def test_average_and_max_against_numpy() -> None:
     np.testing.assert_allclose(largest.weights.numpy(), shares, atol=1e-6)
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_the_loss_is_the_cross_entropy_of_equation_4(label_smoothing) -> None:
+    model, labels = atw(), [4, 0, 2]
+    out = model(clips())
+    expected = 0.0
+    for scores, label in zip(out.logits.tolist(), labels, strict=True):
+        p = [math.exp(s) / sum(math.exp(t) for t in scores) for s in scores]
+        y = [(1 - label_smoothing) * (k == label) + label_smoothing / 5 for k in range(5)]
+        expected -= sum(y[k] * math.log(p[k]) for k in range(5)) / 3
+    assert model.loss(out, torch.tensor(labels), label_smoothing=label_smoothing).item() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("consensus", ["softmax_att", "avg", "max"])
 @pytest.mark.parametrize("segments", [1, 2, 4, 80])
 def test_weights_are_a_distribution_over_any_number_of_segments(consensus, segments) -> None:
@@ -268,12 +280,24 @@ def test_attention_stays_in_float32_under_autocast(dtype, consensus) -> None:
     with torch.autocast("cpu", dtype=dtype):
         out = model(x)
         scores = model.score_snippets(x.flatten(0, 1))
-    assert {part.dtype for part in (*out, *scores)} == {torch.float32}
+    assert {part.dtype for part in (*out, scores.logits, scores.energy)} == {torch.float32}
     exact = model.consensus(out.segment_logits, scores.energy.view(3, 4))
     assert torch.equal(out.logits, exact.logits)
     assert torch.equal(out.weights, exact.weights)
     if consensus == "softmax_att":
         assert torch.equal(scores.energy, model.attention(scores.logits)[:, 0])
+
+
+@pytest.mark.parametrize("consensus", ["softmax_att", "segment_linear", "avg", "max"])
+def test_bfloat16_agrees_with_float32(consensus) -> None:
+    model, (x, labels) = small(consensus=consensus, activation="identity").eval(), moving_clips()
+    exact = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = model(x)
+    spread = exact.segment_logits.std().item()
+    torch.testing.assert_close(half.logits, exact.logits, rtol=0, atol=0.05 * spread)
+    torch.testing.assert_close(half.weights, exact.weights, rtol=0.02, atol=0.25 if consensus == "max" else 0)
+    torch.testing.assert_close(model.loss(half, labels), model.loss(exact, labels), rtol=0.02, atol=0)
 
 
 def test_energies_too_close_for_half_precision_still_differ() -> None:

@@ -8,6 +8,7 @@ from models.backbones.bn_inception import BNInception
 from models.backbones.resnet import ResNet
 from models.backbones.tiny import TinyCNN
 from models.build import BACKBONES, FAMILIES, build, build_backbone
+from models.sta_cnn import STACNN
 
 REQUIRED = {"num_classes": 5, "modality": "rgb", "in_channels": 3, "segments": 4, "dropout": 0.5}
 
@@ -34,8 +35,9 @@ def test_every_backbone_is_built_by_name(name, kind, features) -> None:
 
 def test_every_named_family_and_backbone_exists() -> None:
     with torch.device("meta"):
-        assert all(isinstance(build(**REQUIRED, family=family), ATW) for family in FAMILIES)
+        built = {family: type(build(**REQUIRED, family=family)) for family in FAMILIES}
         assert all(build_backbone(name, in_channels=3, num_classes=2).fc.out_features == 2 for name in BACKBONES)
+    assert built == {"atw": ATW, "sta_cnn": STACNN}
 
 
 def test_a_model_comes_from_what_json_can_carry() -> None:
@@ -54,9 +56,8 @@ def test_the_classifier_starts_small_only_over_pretrained_features(tmp_path) -> 
     assert len(tuned.load_report.loaded) == 24
 
 
-def test_partial_bn_needs_trained_statistics(tmp_path) -> None:
-    with pytest.raises(ValueError, match="give `pretrained`, or set partial_bn=False"):
-        build(**REQUIRED, partial_bn=True)
+def test_partial_bn_leaves_the_first_alone_and_may_begin_without_a_pretrained_file(tmp_path) -> None:
+    assert not build(**REQUIRED, partial_bn=True).backbone.get_submodule("stage4")[1].training
     path = tmp_path / "tiny.pth"
     torch.save(TinyCNN().state_dict(), path)
     model = build(**REQUIRED, partial_bn=True, pretrained=str(path)).train()
@@ -66,7 +67,7 @@ def test_partial_bn_needs_trained_statistics(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"family": "c3d"}, "'c3d' is unknown; choose one of atw"),
+        ({"family": "vgg"}, "'vgg' is unknown; choose one of atw, sta_cnn"),
         ({"backbone": "vgg16"}, "'vgg16' is unknown; choose one of tiny, bn_inception, resnet18"),
         ({"consensu": "avg"}, "no switch consensu; it has consensus, att_input, activation, init"),
         ({"consensus": "none"}, "choose one of softmax_att"),

@@ -62,6 +62,47 @@ def test_round_trip_is_bit_exact(tmp_path) -> None:
     assert torch.equal(read.model.eval()(x).logits, model.eval()(x).logits)
 
 
+STA_CNN = {
+    "family": "sta_cnn",
+    "backbone": "tiny",
+    "num_classes": 3,
+    "modality": "rgb",
+    "in_channels": 6,
+    "segments": 3,
+    "dropout": 0.5,
+    "input_size": 32,
+    "spatial": "san",
+    "san_width": 1 / 32,
+    "groups": 3,
+    "top": 1,
+}
+
+
+@pytest.mark.parametrize("spatial", ["none", "shared", "san"])
+def test_a_model_with_two_trunks_comes_back_bit_exactly(spatial, tmp_path) -> None:
+    keywords = STA_CNN | {"spatial": spatial}
+    torch.manual_seed(0)
+    model = build(**keywords)
+    x = torch.randint(0, 256, (4, 3, 6, 32, 32), dtype=torch.uint8)
+    model.loss(model(x), torch.tensor([0, 1, 2, 0])).backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    save_checkpoint(tmp_path / "a.pt", model=model, build=keywords, classes=CLASSES)
+    read = load_checkpoint(tmp_path / "a.pt", expect_build=keywords, expect_classes=CLASSES)
+    assert_same_state(read.model, model.state_dict())
+    assert torch.equal(read.model.eval()(x).logits, model.eval()(x).logits)
+
+
+def test_where_the_attention_networks_weights_came_from_is_not_what_a_model_is(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = build(**STA_CNN)
+    gone = STA_CNN | {"san_pretrained": str(tmp_path / "gone.pt")}
+    save_checkpoint(tmp_path / "a.pt", model=model, build=gone, classes=CLASSES)
+    read = load_checkpoint(tmp_path / "a.pt", expect_build=STA_CNN | {"san_pretrained": "elsewhere.pt"})
+    assert_same_state(read.model, model.state_dict())
+    with pytest.raises(ValueError, match="top is 1 instead of 2"):
+        load_checkpoint(tmp_path / "a.pt", expect_build=STA_CNN | {"top": 2})
+
+
 def test_the_same_content_gives_the_same_bytes_under_any_name(tmp_path) -> None:
     model = trained()
     for name in ("a.pt", "b.pt"):

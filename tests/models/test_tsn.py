@@ -4,6 +4,7 @@ from torch import nn
 
 from models.atw import ATW
 from models.backbones.bn_inception import BNInception
+from models.sta_cnn import STACNN
 from models.tsn import freeze_batch_norms, parameter_groups
 
 
@@ -60,6 +61,37 @@ def test_partial_bn_moves_only_the_first_statistics_and_survives_train(frozen) -
     assert [norm.training for norm in norms] == [True] + [False] * 68
     assert [norm.weight.requires_grad for norm in norms] == [True] + [False] * 68
     assert frozen.fc.training
+
+
+def test_beside_a_second_trunk_the_first_layers_are_the_classifiers() -> None:
+    """The Spatial Attention Network has convolutions, which are groups' ordinary members, and no BN."""
+    backbone = BNInception()
+    model = STACNN(
+        backbone,
+        num_classes=7,
+        modality="rgb",
+        in_channels=6,
+        segments=3,
+        dropout=0.0,
+        partial_bn=True,
+        input_size=32,
+        spatial="san",
+        san_width=1 / 32,
+    ).train()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 69
+    assert norms[0] is backbone.conv1_7x7_s2_bn
+    assert [norm.training for norm in norms] == [True] + [False] * 68
+    groups = {group["name"]: group["params"] for group in parameter_groups(model, modality="rgb")}
+    assert groups["first_conv_weight"] == [backbone.conv1_7x7_s2.weight]
+    # 68 + 10 other convolutions and the classifier have a weight and a bias; auxiliary head and attention a weight
+    assert {name: len(parameters) for name, parameters in groups.items()} == {
+        "first_conv_weight": 1,
+        "first_conv_bias": 1,
+        "weight": 81,
+        "bias": 79,
+        "batch_norm": 2,
+    }
 
 
 def test_without_partial_bn_all_norms_train() -> None:

@@ -13,7 +13,7 @@ from models.backbones.resnet import ResNet
 from models.backbones.tiny import TinyCNN
 from models.build import build
 from models.checkpoint import save_checkpoint
-from models.weights import cross_modality_conv1, load_pretrained
+from models.weights import cross_modality_conv1, load_initial, load_pretrained
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -167,12 +167,81 @@ def test_own_checkpoints_warm_start_another_consensus(tmp_path) -> None:
     assert attending.load_report.missing == ("attention.weight", "attention.bias")
 
 
+def test_an_image_file_starts_a_flow_stream_with_spatial_attention(inception, tmp_path) -> None:
+    switches = {"family": "sta_cnn", "spatial": "shared", "input_size": 32}
+    model = stream(backbone="bn_inception", modality="flow", in_channels=10, **switches)
+    report = load_pretrained(model, written(tmp_path / "bn.pth", inception))
+    assert_trunk_is(model, inception, but=("conv1_7x7_s2.weight",))
+    assert report.reshaped == ("conv1_7x7_s2.weight",)
+    assert report.dropped == ("fc.bias", "fc.weight")
+    assert (report.missing, report.unexpected) == (("aux.weight", "sal.weight"), ())
+
+
+def saved(path: Path, **changes) -> tuple[Path, nn.Module]:
+    """A checkpoint of our own whose every tensor differs from a new model's."""
+    options = {"num_classes": 4, "modality": "rgb", "in_channels": 3, "segments": 3, "dropout": 0.5} | changes
+    torch.manual_seed(5)
+    model = build(**options)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.add_(1)
+    save_checkpoint(path, model=model, build=options, classes=["a", "b", "c", "d"][: options["num_classes"]])
+    return path, model
+
+
+def test_hard_selection_starts_from_the_average_with_every_tensor(tmp_path) -> None:
+    shared = {"family": "sta_cnn", "spatial": "shared", "input_size": 64}
+    path, trained = saved(tmp_path / "average.pt", **shared)
+    model = stream(num_classes=4, **shared, top=1)
+    report = load_initial(model, path)
+    expected = state(trained)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert (len(report.loaded), report.missing, report.unexpected, report.dropped) == (len(expected), (), (), ())
+    assert {"backbone.stage1.1.running_mean", "fc.weight", "sal.weight", "aux.weight"} <= set(report.loaded)
+
+
+def test_another_family_starts_from_what_the_two_have_in_common(tmp_path) -> None:
+    path, trained = saved(tmp_path / "atw.pt")
+    model = stream(num_classes=4, family="sta_cnn", spatial="shared", input_size=64)
+    before, report = state(model), load_initial(model, path)
+    for name, tensor in model.state_dict().items():
+        source = trained.state_dict() if name.startswith(("backbone.", "fc.")) else before
+        assert torch.equal(tensor, source[name]), name
+    assert report.missing == ("aux.weight", "sal.weight")
+    assert report.unexpected == ("attention.weight", "attention.bias")
+
+
+def test_tensors_of_another_shape_stay_as_they_are(tmp_path) -> None:
+    path, trained = saved(tmp_path / "a.pt", num_classes=2)
+    model = stream(num_classes=4, modality="flow", in_channels=10)
+    before, report = state(model), load_initial(model, path)
+    assert report.dropped == ("backbone.stage1.0.weight", "fc.weight", "fc.bias", "attention.weight")
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in report.dropped)
+    assert torch.equal(model.backbone.stage2[0].weight, trained.backbone.stage2[0].weight)
+
+
+def test_a_start_from_another_backbone_is_refused_and_changes_nothing(tmp_path) -> None:
+    path, _ = saved(tmp_path / "tiny.pt")
+    model = stream(num_classes=4, backbone="resnet18")
+    before = state(model)
+    with pytest.raises(ValueError, match=r"tiny.pt cannot start this model.*first keys backbone.stage1.0.weight"):
+        load_initial(model, path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_extra_modules_in_the_file_are_reported(resnet, tmp_path) -> None:
     content = resnet | {"mask.0.weight": torch.zeros(2)}
     report = load_pretrained(ResNet(18), written(tmp_path / "x.pth", content))
     assert report.unexpected == ("mask.0.weight",)
     assert "mask.0.weight" in str(report)
     assert "fc.bias" in str(report)
+
+
+def test_the_log_names_every_tensor_that_was_not_used(resnet, tmp_path) -> None:
+    extra = [f"mask.{number}.weight" for number in range(7)]
+    content = resnet | {name: torch.zeros(2) for name in extra}
+    report = load_pretrained(ResNet(18), written(tmp_path / "x.pth", content))
+    assert f"7 unexpected ({', '.join(extra)})" in str(report)
 
 
 @pytest.mark.parametrize(

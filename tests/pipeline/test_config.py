@@ -108,6 +108,7 @@ def test_canonical_text_reads_back() -> None:
             {"experiments": {"rgb": {"modality": "frames", "model": {"partial_bn": True}}}},
             "partial_bn would freeze untrained statistics",
         ),
+        ({"experiments": {"all": {"modality": "frames"}}}, "an experiment cannot be called 'all'"),
         (
             {
                 "experiments": {

@@ -114,7 +114,7 @@ def _write_flow(folder: Path, videos: dict[str, np.ndarray]) -> None:
     for name, fields in videos.items():
         key = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
         store.write(key, fields, describe=lambda count: {**made_by("flow"), "parameters": parameters})
-        facts[name] = {"key": key, "frames": len(fields)}
+        facts[name] = {"key": key, "frames": len(fields), "width": SIDE, "height": SIDE}
     _write_index(folder, "flow", facts, parameters=parameters)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from pipeline.config import canonical, load
-from pipeline.dataset.manifest import Manifest, Video, write_manifest
+from pipeline.dataset.manifest import Manifest, Segment, Tube, Video, write_manifest
 from pipeline.dataset.plan import stage_recipes
 from pipeline.learning.history import COLUMNS, history_table
 from pipeline.learning.scores import Scores, write_scores
@@ -148,15 +149,53 @@ def _index(
     stage: str, store: Path, parameters: dict[str, Any], videos: dict[str, Any], manifest: Manifest
 ) -> dict[str, Any]:
     lost = {video.id: {"stage": video.stage, "reason": video.reason} for video in manifest.quarantined}
-    return {"stage": stage, "store": str(store), "parameters": parameters, "videos": videos, "quarantined": lost}
+    index = {"stage": stage, "store": str(store), "parameters": parameters, "videos": videos, "quarantined": lost}
+    return index | {"outcomes": {"done": len(videos), "quarantined": len(lost)}}
+
+
+def _marked(manifest: Manifest) -> Manifest:
+    """The action is in the middle of every video, its actor in the left half of the frame."""
+    return Manifest(
+        tuple(
+            replace(
+                video,
+                segments=(Segment(video.labels[0], 0.12, 0.4),),
+                tubes=(Tube(video.labels[0], 0, ((0.0, 0.0, 48.0, 48.0),) * FRAMES),),
+            )
+            if video.usable
+            else video
+            for video in manifest.videos
+        )
+    )
+
+
+def _spatial(random: np.random.Generator, videos: int, snippets: int) -> dict[str, Any]:
+    """Maps of 2 x 4 cells on the middle of the frame."""
+    maps = random.dirichlet(np.ones(8), (videos, snippets)).reshape(videos, snippets, 2, 4)
+    return {"maps": maps.astype(np.float16), "view": np.tile(np.float32([0.25, 0, 0.75, 1]), (videos, 1))}
 
 
 class Project:
     """The files of a run in a folder, and the report about them."""
 
-    def __init__(self, folder: Path, *, streams: tuple[str, ...] = ("rgb", "flow"), snippets: int = 8) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        streams: tuple[str, ...] = ("rgb", "flow"),
+        snippets: int = 8,
+        truth: bool = False,
+        san: bool = False,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        """Streams read frames if they are called rgb, else flow; with ``truth``, rgb has maps and videos are marked.
+
+        With ``san``, rgb begins with a Spatial Attention Network that was pre-trained on each split and seed.
+        """
         self.folder = folder
-        self.manifest = _videos()
+        self.san = san
+        self.truth = truth
+        self.manifest = _marked(_videos()) if truth else _videos()
         self.unusable = self.manifest.part("split1", "test")[1].id
         self.config = load(
             {
@@ -173,13 +212,14 @@ class Project:
                     }
                     for name in streams
                 },
+                **(settings or {}),
             }
         )
         self.indexes = {"frames": _frame_index(folder / "frames", self.manifest)}
         if "flow" in streams:
             self.indexes["flow"] = flow_index(folder / "flow", self.manifest, self.unusable)
         self.runs = self._train(streams, snippets)
-        self.results = evaluate(self.manifest, self.runs, fuse_on="logits") if streams else self._no_results()
+        self.results = self.evaluate() if streams else self._no_results()
         self.notes: dict[str, list[str]] = {"missing": [], "extra": []}
         self._benchmark("flow/00000-{flow}.tsv", "12.5\t300.5\t11.0")
         self._benchmark("flow/00001-{flow}.tsv", "2.5\t-\tNA")
@@ -189,6 +229,9 @@ class Project:
         runs, random = [], np.random.default_rng(0)
         names = [(name, seed) for name in streams for seed in (0, 7)] + [("baseline", 0)] * bool(streams)
         for (name, seed), split in itertools.product(names, self.config.splits):
+            known = self.config.experiments.get(name)
+            if known and known.splits and split not in known.splits:
+                continue
             folder = self.folder / "runs" / name / f"{split}-seed{seed}"
             kind = "flow" if name == "flow" else "frames"
             test = [v for v in self.manifest.part(split, "test") if v.id in self.indexes[kind]["videos"]]
@@ -199,6 +242,7 @@ class Project:
                 weights=weights,
                 positions=np.tile(np.arange(snippets) * (FRAMES - 5) // snippets, (len(test), 1)),
                 classes=np.array(self.manifest.classes),
+                **(_spatial(random, len(test), snippets) if self.truth and name == "rgb" else {}),
             )
             write_scores(folder / "scores.npz", scores)
             row = dict.fromkeys(COLUMNS, 0.5)
@@ -209,17 +253,32 @@ class Project:
                     "experiment": name,
                     "split": split,
                     "seed": seed,
-                    "weight": self.config.experiments[name].weight if name in self.config.experiments else 0.0,
                     "recipe": "0123456789ab",
                     "folder": str(folder),
                     "scores": str(folder / "scores.npz"),
+                    **(self._pretrained(split, seed) if self.san and name == "rgb" else {}),
                 }
             )
         return runs
 
+    def _pretrained(self, split: str, seed: int) -> dict[str, Any]:
+        """The facts of a run whose SAN has been pre-trained."""
+        folder = self.folder / "san" / "ba9876543210" / f"{split}-seed{seed}"
+        folder.mkdir(parents=True)
+        columns = ("epoch", "train_loss", "endpoint_error_px", "seconds", "data_wait_seconds")
+        row = dict.fromkeys(columns, 0.5)
+        (folder / "history.csv").write_text(history_table([row | {"epoch": 1}, row | {"epoch": 2}], columns=columns))
+        return {"san": "ba9876543210", "san_folder": str(folder)}
+
     def _no_results(self) -> dict[str, Any]:
         chance = {"uniform": 1 / 3, "majority": 0.3}
-        return {"classes": list(CLASSES), "chance": chance, "runs": [], "summary": {}, "left_out": {}}
+        empty: dict[str, Any] = {"rows": [], "runs": [], "attention": [], "summary": {}, "left_out": {}}
+        return {"classes": list(CLASSES), "chance": chance, **empty}
+
+    def evaluate(self) -> dict[str, Any]:
+        """What results.json holds."""
+        indexes: Any = self.indexes
+        return evaluate(self.manifest, self.runs, settings=self.config.evaluation, indexes=indexes)
 
     def _benchmark(self, name: str, row: str) -> None:
         path = self.folder / "benchmarks" / name.format(**stage_recipes(self.config))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.dataset.manifest import Manifest, Video, write_manifest
+from pipeline.dataset.manifest import Manifest, Segment, Tube, Video, write_manifest
+from pipeline.fusions import EvaluationSettings, FuseOn, FusionRow
+from pipeline.learning.readers import Index
 from pipeline.learning.scores import Scores, write_scores
 from stages import evaluate
 
@@ -27,20 +31,38 @@ def manifest() -> Manifest:
     return Manifest((*(video(name, label, "test") for name, label in TEST.items()), *train))
 
 
-def write(path: Path, rows: dict[str, list[float]], classes: tuple[str, ...] = CLASSES) -> str:
-    scores = Scores(
-        ids=np.array(list(rows)),
-        logits=np.array(list(rows.values()), np.float32),
-        weights=np.ones((len(rows), 1), np.float32),
-        positions=np.zeros((len(rows), 1), np.int64),
-        classes=np.array(classes),
-    )
-    write_scores(path, scores)
+def write(path: Path, rows: dict[str, list[float]], classes: tuple[str, ...] = CLASSES, **more: Any) -> str:
+    arrays = {
+        "weights": np.ones((len(rows), 1), np.float32),
+        "positions": np.zeros((len(rows), 1), np.int64),
+        **more,
+    }
+    logits = np.array(list(rows.values()), np.float32)
+    write_scores(path, Scores(ids=np.array(list(rows)), logits=logits, classes=np.array(classes), **arrays))
     return str(path)
 
 
-def run(scores: str, *, name: str = "rgb", seed: int = 0, weight: float = 1.0, split: str = "split1") -> evaluate.Run:
-    return {"experiment": name, "split": split, "seed": seed, "weight": weight, "scores": scores}
+def run(scores: str, *, name: str = "rgb", seed: int = 0, split: str = "split1") -> evaluate.Run:
+    return {"experiment": name, "split": split, "seed": seed, "scores": scores}
+
+
+def fusion(name: str = "fused", *, on: FuseOn = "logits", paper: float | None = None, **weights: float) -> FusionRow:
+    return {"name": name, "experiments": weights, "on": on, "paper": paper}
+
+
+def index(frames: int = 100) -> Index:
+    videos: dict[str, dict[str, Any]] = {name: {"frames": frames, "fps": 25.0} for name in TEST}
+    return {"stage": "frames", "store": "", "parameters": {}, "videos": videos, "quarantined": {}}
+
+
+def evaluated(manifest: Manifest, runs: list[evaluate.Run], *fusions: FusionRow, **papers: float) -> dict[str, Any]:
+    """The results; every run but the baseline's is of an experiment that reads frames one by one."""
+    names = dict.fromkeys(r["experiment"] for r in runs if r["experiment"] != "baseline")
+    settings: EvaluationSettings = {
+        "experiments": {n: {"modality": "frames", "snippet": 1, "paper": papers.get(n)} for n in names},
+        "fusions": list(fusions),
+    }
+    return evaluate.evaluate(manifest, runs, settings=settings, indexes={"frames": index()})
 
 
 def row(results: dict, name: str, seed: int = 0) -> dict:
@@ -51,7 +73,7 @@ def row(results: dict, name: str, seed: int = 0) -> dict:
 def test_accuracies_and_confusion_of_a_run(tmp_path: Path, manifest: Manifest) -> None:
     """jump right, run right and taken for walk, walk taken for run."""
     scores = write(tmp_path / "s", {"a": [3, 1, 0], "b": [0, 2, 1], "c": [0, 2, 1], "d": [0, 1, 2]})
-    found = row(evaluate.evaluate(manifest, [run(scores)], fuse_on="logits"), "rgb")
+    found = row(evaluated(manifest, [run(scores)]), "rgb")
     assert found["top1"] == 2 / 4
     assert found["mean_class"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert found["confusion"] == [[1, 0, 0], [0, 1, 1], [0, 1, 0]]
@@ -61,32 +83,66 @@ def test_accuracies_and_confusion_of_a_run(tmp_path: Path, manifest: Manifest) -
 def test_fusion_adds_weighted_scores_of_the_videos_that_both_streams_have(tmp_path: Path, manifest: Manifest) -> None:
     one = write(tmp_path / "1", {"d": [0, 1, 4], "b": [0, 1, 0], "a": [5, 0, 0]})
     two = write(tmp_path / "2", {"b": [0, 0, 3], "c": [0, 0, 1], "d": [0, 3, 0]})
-    runs = [run(one, weight=1.0), run(two, name="flow", weight=2.0), run(one, name="baseline", weight=0)]
-    results = evaluate.evaluate(manifest, runs, fuse_on="logits")
+    runs = [run(one), run(two, name="flow"), run(one, name="baseline")]
+    results = evaluated(manifest, runs, fusion(rgb=1.0, flow=2.0))
     fused = row(results, "fused")
     assert fused["videos"] == 2
     assert fused["confusion"] == [[0, 0, 0], [0, 1, 1], [0, 0, 0]]  # b: 0 1 6 is walk; d: 0 7 4 is run
     assert results["left_out"] == {"split1": ["a", "c"]}
 
 
-def test_fusing_probabilities_can_decide_otherwise_than_scores(tmp_path: Path, manifest: Manifest) -> None:
+def test_what_is_added_up_can_decide(tmp_path: Path, manifest: Manifest) -> None:
     """A score of 100 outvotes any other; a probability of 1 is outvoted by 0.9 in two others."""
     sure, two, three = {"a": [0, 100, 0]}, {"a": [3, 0, 0]}, {"a": [3, 0, 0]}
-    runs = [run(write(tmp_path / str(i), rows), name=str(i)) for i, rows in enumerate((sure, two, three))]
-    by_logits, by_prob = (
-        row(evaluate.evaluate(manifest, runs, fuse_on=on), "fused")["top1"] for on in ("logits", "prob")
-    )
-    assert (by_logits, by_prob) == (0.0, 1.0)
+    names = ("one", "two", "three")
+    runs = [run(write(tmp_path / n, rows), name=n) for n, rows in zip(names, (sure, two, three), strict=True)]
+    weights = dict.fromkeys(names, 1.0)
+    results = evaluated(manifest, runs, fusion("raw", **weights), fusion("soft", on="prob", **weights))
+    assert (row(results, "raw")["top1"], row(results, "soft")["top1"]) == (0.0, 1.0)
     probability = math.exp(3) / (math.exp(3) + 2)
-    _, fused, _ = evaluate.fuse(
-        [evaluate.read_scores(Path(r["scores"])) for r in runs], weights=[1.0, 1.0, 1.0], on="prob"
-    )
+    streams = [evaluate.read_scores(Path(r["scores"])) for r in runs]
+    _, fused, _ = evaluate.fuse(streams, weights=[1.0, 1.0, 1.0], on="prob")
     assert fused[0, 0] == pytest.approx(2 * probability)
+
+
+def test_exponentials_are_added_up_as_they_are(tmp_path: Path) -> None:
+    """Probabilities that were not normalised: 0.2 0.3 0.1, and 4 1 1 of a prediction that was surer."""
+    rows = ([0.2, 0.3, 0.1], [4.0, 1.0, 1.0])
+    paths = [write(tmp_path / str(i), {"a": np.log(values).tolist()}) for i, values in enumerate(rows)]
+    streams = [evaluate.read_scores(Path(path)) for path in paths]
+    _, fused, _ = evaluate.fuse(streams, weights=[10.0, 1.0], on="exp")
+    np.testing.assert_allclose(fused[0] / fused[0, 0], np.array([6.0, 4.0, 2.0]) / 6, rtol=1e-6)
+    huge = [evaluate.read_scores(Path(write(tmp_path / "h", {"a": [1000.0, 999.0, 0.0]})))]
+    _, fused, _ = evaluate.fuse(huge, weights=[1.0], on="exp")
+    np.testing.assert_allclose(fused[0], [1.0, math.exp(-1), 0.0], atol=1e-12)
+
+
+def test_named_fusions_stand_first_in_their_order_with_the_papers_numbers(tmp_path: Path, manifest: Manifest) -> None:
+    one, two = (write(tmp_path / n, {"a": [1, 0, 0], "b": [0, 1, 0]}) for n in "12")
+    runs = [run(one, name="rgb"), run(two, name="flow"), run(one, name="baseline")]
+    both, own = fusion("z_both", paper=94.6, rgb=1.0, flow=0.5), fusion("a_own", on="prob", rgb=1.0)
+    results = evaluated(manifest, runs, both, own, flow=88.3)
+    assert [(r["kind"], r["name"], r["paper"]) for r in results["rows"]] == [
+        ("fusion", "z_both", 94.6),
+        ("fusion", "a_own", None),
+        ("stream", "rgb", None),
+        ("stream", "flow", 88.3),
+        ("baseline", "baseline", None),
+    ]
+    assert results["rows"][0]["experiments"] == {"rgb": 1.0, "flow": 0.5}
+    assert set(results["summary"]) == {"z_both", "a_own", "rgb", "flow", "baseline"}
+
+
+def test_streams_are_fused_where_all_of_them_ran(tmp_path: Path, manifest: Manifest) -> None:
+    scores = write(tmp_path / "s", {"a": [1, 0, 0]})
+    runs = [run(scores, split=split) for split in ("split1", "split2")] + [run(scores, name="flow", split="split2")]
+    results = evaluated(manifest, runs, fusion(rgb=1.0, flow=1.0))
+    assert [(r["split"], r["seed"]) for r in results["runs"] if r["experiment"] == "fused"] == [("split2", 0)]
 
 
 def test_chance_is_a_random_class_or_the_most_frequent_in_training(tmp_path: Path, manifest: Manifest) -> None:
     scores = write(tmp_path / "s", {name: [0, 0, 0] for name in TEST})
-    results = evaluate.evaluate(manifest, [run(scores)], fuse_on="logits")
+    results = evaluated(manifest, [run(scores)])
     assert results["chance"] == {"uniform": pytest.approx(1 / 3), "majority": 2 / 4}
 
 
@@ -96,10 +152,52 @@ def test_summary_is_the_mean_over_splits_and_seeds_and_seeds_are_fused_apart(
     right = write(tmp_path / "r", {"a": [1, 0, 0], "b": [0, 1, 0]})
     wrong = write(tmp_path / "w", {"a": [0, 0, 1], "b": [0, 1, 0]})
     runs = [run(right, seed=0), run(wrong, seed=1), run(wrong, seed=0, split="split2")]
-    summary = evaluate.evaluate(manifest, runs, fuse_on="logits")["summary"]
+    summary = evaluated(manifest, runs, fusion(rgb=1.0))["summary"]
     assert summary["rgb"]["runs"] == summary["fused"]["runs"] == 3
     assert summary["rgb"]["top1_mean"] == pytest.approx(2 / 3)
     assert summary["rgb"]["top1_std"] == pytest.approx(math.sqrt(((1 / 3) ** 2 + 2 * (1 / 6) ** 2) / 2))
+
+
+def test_attention_stands_beside_uniform_attention_for_the_runs_that_have_truth(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    """Snippets at 0.02 and 1.02 seconds; the action of "a" is in the second one, its actor in the left half."""
+    marked = {"segments": (Segment("jump", 1.0, 2.0),), "tubes": (Tube("jump", 25, ((0.0, 0.0, 5.0, 10.0),) * 25),)}
+    facts = {"frames": 100, "fps": 25.0, "width": 10, "height": 10}
+    videos = [dataclasses.replace(v, **marked, **facts) if v.id == "a" else v for v in manifest.videos]
+    weights, positions = np.array([[0.2, 0.8]] * 2, np.float32), np.array([[0, 25]] * 2)
+    maps = np.tile(np.array([0.75, 0.25], np.float16), (2, 2, 1, 1))
+    view = np.tile(np.array([0, 0, 1, 1], np.float32), (2, 1))
+    rows = {"a": [1.0, 0.0, 0.0], "b": [0.0, 1.0, 0.0]}
+    seen = write(tmp_path / "seen", rows, weights=weights, positions=positions, maps=maps, view=view)
+    blind = write(tmp_path / "blind", rows, weights=weights[:, ::-1], positions=positions)
+    unmarked = write(tmp_path / "unmarked", {"b": rows["b"]}, weights=weights[:1], positions=positions[:1])
+    runs = [run(seen), run(blind, seed=1), run(unmarked, name="other"), run(seen, name="baseline")]
+    results = evaluated(Manifest(tuple(videos)), runs, fusion(rgb=1.0))
+    temporal = {"temporal_uniform": 0.5, "temporal_videos": 1}
+    assert results["attention"] == [
+        {
+            **{"experiment": "rgb", "split": "split1", "seed": 0, "temporal_inside": pytest.approx(0.8), **temporal},
+            **{"spatial_inside": 0.75, "spatial_uniform": 0.5, "spatial_videos": 1},
+        },
+        {"experiment": "rgb", "split": "split1", "seed": 1, "temporal_inside": pytest.approx(0.2), **temporal},
+    ]
+    summary = results["summary"]["rgb"]
+    assert summary["temporal_inside_mean"] == pytest.approx(0.5)
+    assert summary["temporal_inside_std"] == pytest.approx(0.6 / math.sqrt(2))
+    assert (summary["spatial_inside_mean"], summary["spatial_uniform_mean"]) == (0.75, 0.5)
+    assert not any("temporal" in key for name in ("other", "fused", "baseline") for key in results["summary"][name])
+
+
+def test_scores_of_videos_that_the_store_does_not_hold_are_refused(tmp_path: Path, manifest: Manifest) -> None:
+    scores = write(tmp_path / "s", {"a": [0, 0, 0]})
+    settings: EvaluationSettings = {
+        "experiments": {"rgb": {"modality": "frames", "snippet": 1, "paper": None}},
+        "fusions": [],
+    }
+    empty: Index = {**index(), "videos": {}}
+    with pytest.raises(ValueError, match="rgb scores 'a', which its store does not hold"):
+        evaluate.evaluate(manifest, [run(scores)], settings=settings, indexes={"frames": empty})
 
 
 @pytest.mark.parametrize(
@@ -114,13 +212,13 @@ def test_scores_of_something_else_are_refused(
     tmp_path: Path, manifest: Manifest, rows: dict, classes: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate.evaluate(manifest, [run(write(tmp_path / "s", rows, classes))], fuse_on="logits")
+        evaluated(manifest, [run(write(tmp_path / "s", rows, classes))])
 
 
 def test_streams_without_a_video_in_common_are_refused(tmp_path: Path, manifest: Manifest) -> None:
     runs = [run(write(tmp_path / n, {n: [0, 0, 0]}), name=n) for n in ("a", "b")]
     with pytest.raises(ValueError, match="no test video is scored by all fused streams"):
-        evaluate.evaluate(manifest, runs, fuse_on="logits")
+        evaluated(manifest, runs, fusion(a=1.0, b=1.0))
 
 
 def test_the_command_writes_the_same_bytes_twice_and_says_what_is_wrong(tmp_path: Path, manifest: Manifest) -> None:
@@ -129,7 +227,13 @@ def test_the_command_writes_the_same_bytes_twice_and_says_what_is_wrong(tmp_path
     def command(scores: str, out: str) -> None:
         runs = tmp_path / "runs.json"
         runs.write_text(json.dumps([run(scores)]))
-        options = {"--manifest": tmp_path / "m.tsv", "--runs": runs, "--fuse-on": "logits", "--out": tmp_path / out}
+        (tmp_path / "frames.json").write_text(json.dumps(index()))
+        settings = {
+            "experiments": {"rgb": {"modality": "frames", "snippet": 1, "paper": None}},
+            "fusions": [fusion(rgb=1.0)],
+        }
+        options = {"--manifest": tmp_path / "m.tsv", "--runs": runs, "--settings": json.dumps(settings)}
+        options |= {"--index": f"frames={tmp_path / 'frames.json'}", "--out": tmp_path / out}
         evaluate.main([str(word) for pair in options.items() for word in pair])
 
     scores = write(tmp_path / "s", {"a": [1, 0, 0]})

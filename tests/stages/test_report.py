@@ -15,6 +15,7 @@ import yaml
 
 from pipeline.config import canonical, load
 from pipeline.dataset.manifest import Manifest, Segment, Video
+from pipeline.dataset.plan import predict_recipe
 from stages.report import main
 from tests.stages.report_project import CLASSES, FRAMES, Page, Project, flow_index
 
@@ -62,13 +63,14 @@ def test_every_accuracy_is_the_one_of_the_results(project: Project, page: Page) 
     shown = page.rows("accuracy")
     assert set(project.results["summary"]) == {"rgb", "flow", "fused", "baseline"}
     for name, summary in project.results["summary"].items():
-        top1, mean_class, runs = shown[name][:3]
+        top1, mean_class, runs = shown[name][:3]  # no paper's numbers: no columns for them
         assert top1 == f"{100 * summary['top1_mean']:.1f} ± {100 * summary['top1_std']:.1f}"
         assert mean_class == f"{100 * summary['mean_class_mean']:.1f} ± {100 * summary['mean_class_std']:.1f}"
         assert runs == str(summary["runs"])
     assert shown["chance"][0] == "33.3"
     assert f"training class: {100 * project.results['chance']['majority']:.1f}" in shown["chance"][-1]
-    assert [shown["rgb"][-1], shown["flow"][-1]] == ["1", "1.5"]
+    assert shown["fused"][-1] == "1 × rgb + 1.5 × flow, of scores before the softmax"
+    assert shown["rgb"][-2:] == ["frames", "tiny, softmax_att, N = 4; relu, weights begin Gaussian"]
 
 
 def test_every_run_is_listed(project: Project, page: Page) -> None:
@@ -225,11 +227,70 @@ def test_the_configuration_on_the_page_makes_the_run_again(project: Project, htm
     text = page.sections["made"]
     start = text.index("name: tiny")
     assert load(yaml.safe_load(text[start : text.index("Recipes:")])) == project.config
-    assert {"probe", "frames", "flow", "rgb", "baseline"} <= set(page.rows("recipes"))
+    recipes = page.rows("recipes")
+    own = {f"{job} of {name}" for job in ("train", "predict") for name in ("rgb", "flow")}
+    assert set(recipes) - {"stage"} == {"probe", "frames", "flow", "baseline", *own}
+    assert recipes["train of rgb"] == ["0123456789ab"]
+    assert recipes["predict of rgb"] == [predict_recipe(project.config.experiments["rgb"], train="0123456789ab")]
 
 
 def test_equal_input_gives_equal_bytes(project: Project, html: str) -> None:
     assert project.report("again.html") == html
+
+
+def on_splits(**splits: str) -> dict[str, Any]:
+    """Settings of streams that each run on one split."""
+    snippets = {"rgb": 1, "flow": 5}
+    return {
+        "experiments": {
+            name: {
+                "modality": "frames" if name == "rgb" else "flow",
+                "splits": [split],
+                "sampling": {"snippet": snippets[name], "test_segments": 8},
+            }
+            for name, split in splits.items()
+        }
+    }
+
+
+def test_streams_without_a_split_in_common_stand_alone(tmp_path: Path) -> None:
+    project = Project(tmp_path, settings=on_splits(rgb="split2", flow="split1"))
+    assert set(project.results["summary"]) == {"rgb", "flow", "baseline"}
+    page = Page(project.report())
+    assert list(page.rows("accuracy"))[1:] == ["rgb", "flow", "baseline", "chance"]
+    told = " ".join(page.sections["attention"].split())
+    assert "What flow looked at in" in told
+    assert "test videos of split1, seed 0 (without a run there: rgb)" in told
+
+
+def test_attention_is_of_the_first_split_that_streams_ran_on(tmp_path: Path) -> None:
+    project = Project(tmp_path, truth=True, settings=on_splits(rgb="split2", flow="split2"))
+    html = project.report()
+    told = " ".join(Page(html).sections["attention"].split())
+    assert "What rgb, flow looked at in" in told
+    assert "test videos of split2, seed 0: first the sharpest attention among videos that every stream shown" in told
+    tested = [video.id for video in project.manifest.part("split2", "test")]
+    section = html[html.index('<section id="attention">') :]
+    assert 0 < section.count('<article class="video">') <= len(tested)
+
+
+def test_a_pretraining_has_curves_and_a_recipe(tmp_path: Path) -> None:
+    page = Page(Project(tmp_path, san=True).report())
+    assert page.rows("recipes")["pretrain_san of rgb"] == ["ba9876543210"]
+    titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    assert {"Loss of the SAN of rgb by epoch", "Endpoint error, px of the SAN of rgb by epoch"} <= set(titles)
+    told = " ".join(page.sections["training"].split())
+    assert "Pre-training, which predicts optical flow. 2 epochs of 0.5 s, 100.0% of it waiting for data." in told
+    assert all(f"split{split}-seed{seed}" in told for split in (1, 2) for seed in (0, 7))
+
+
+def test_results_of_another_run_are_one_sentence(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    del project.results["summary"]["fused"]
+    with pytest.raises(
+        SystemExit, match=r"^report: .*results\.json, .* has no 'fused', so they are not of one run; del"
+    ):
+        project.report()
 
 
 def test_no_experiment(tmp_path: Path) -> None:
@@ -259,6 +320,83 @@ def test_one_stream_many_snippets_no_flow_no_benchmarks_nothing_lost(tmp_path: P
     assert bar[0].count("<rect") == 80
 
 
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A run with ground truth, spatial maps, named fusions and what a paper gives."""
+    fusions = {
+        "z_both": {"experiments": {"rgb": 1, "flow": 0.5}, "fuse_on": "prob", "paper": 94.6},
+        "a_rgb": {"experiments": {"rgb": 1}},
+    }
+    project = Project(tmp_path_factory.mktemp("told"), truth=True)
+    values = project.config.model_dump(mode="json")
+    for name, experiment in values["experiments"].items():
+        experiment |= {"weight": 1.0, "paper": {"rgb": 85.17, "flow": None}[name]}
+    project.config = load(values | {"fusions": fusions})
+    project.results = project.evaluate()
+    project.indexes["flow"]["outcomes"] = {"done": 3, "fetched": 14}
+    return project
+
+
+@pytest.fixture(scope="module")
+def told_page(told: Project) -> Page:
+    return Page(told.report())
+
+
+def test_ours_stands_beside_the_papers_in_the_order_of_the_configuration(told: Project, told_page: Page) -> None:
+    shown = told_page.rows("accuracy")
+    assert list(shown)[1:] == ["z_both", "a_rgb", "rgb", "flow", "baseline", "chance"]
+    both, rgb = (100 * told.results["summary"][name]["top1_mean"] for name in ("z_both", "rgb"))
+    assert shown["z_both"][1:3] == ["94.6", f"{both - 94.6:+.1f}".replace("-", "−")]
+    assert shown["rgb"][1:3] == ["85.17", f"{rgb - 85.17:+.1f}".replace("-", "−")]
+    assert shown["flow"][1:3] == ["", ""]
+    assert shown["z_both"][-1] == "1 × rgb + 0.5 × flow, of probabilities"
+    assert shown["a_rgb"][-1] == "1 × rgb, of scores before the softmax"
+
+
+def test_the_papers_numbers_are_marks_on_the_bars(told: Project) -> None:
+    assert re.findall(r'class="paper" style="left:([0-9.]+)%', told.report()) == ["94.60", "85.17"]
+
+
+def test_attention_against_truth_is_the_results(told: Project, told_page: Page) -> None:
+    rows, summary = told_page.rows("truth"), told.results["summary"]
+    assert list(rows)[1:] == ["rgb", "flow"]
+    for name, kinds in (("rgb", ("temporal", "spatial")), ("flow", ("temporal",))):
+        for column, kind in enumerate(kinds):
+            figures = [100 * summary[name][f"{kind}_{what}"] for what in ("inside_mean", "inside_std", "uniform_mean")]
+            expected = [f"{figures[0]:.1f} ± {figures[1]:.1f}", f"{figures[2]:.1f}"]
+            assert rows[name][2 * column : 2 * column + 2] == expected
+    assert rows["flow"][2:4] == ["–", "–"]
+    assert rows["rgb"][4] == "8"  # the ninth test video is broken
+    assert summary["rgb"]["spatial_uniform_mean"] == pytest.approx(0.5)  # the left half of the middle half
+
+
+def test_maps_are_laid_over_frames_and_the_action_is_shaded(told: Project) -> None:
+    html = told.report()
+    page = Page(html)
+    assert not page.crossed
+    heats = [a for tag, a in page.tags if tag == "img" and a["alt"].startswith("spatial attention")]
+    videos = html.count('<article class="video">')
+    assert len(heats) == 8 * videos > 0
+    picture = _decoded(heats[0]["src"]).astype(int)
+    outside, inside = picture[:, 40:], picture[:, 13:35]
+    assert np.ptp(outside, axis=2).max() < 40  # the grey frame, darkened, but for what JPEG spreads
+    assert (inside[..., 0] - inside[..., 2]).max() > 100
+    section = html[html.index('<section id="attention">') :]
+    bars = re.findall(r'<svg class="bars".*?</svg>', section)
+    assert all(re.findall(r'class="truth" d="M(\d)', bar) == ["3", "4", "5", "6", "7"] for bar in bars[::2])
+
+
+def test_videos_from_the_shared_store_are_counted(told_page: Page, page: Page) -> None:
+    text = " ".join(told_page.sections["dataset"].split())
+    assert text.count("taken from the shared store") == 1
+    assert "14 taken from the shared store" in text
+    assert "shared store" not in page.sections["dataset"]
+
+
+def test_a_run_without_truth_says_nothing_of_it(page: Page) -> None:
+    assert "truth" not in page.tables
+
+
 def test_many_classes_become_a_picture(tmp_path: Path) -> None:
     project = Project(tmp_path)
     names = [f"class {number:03d}" for number in range(101)]
@@ -271,6 +409,8 @@ def test_many_classes_become_a_picture(tmp_path: Path) -> None:
     assert page.rows("confused")["class 003"][0] == "class 004"
     large = next(a["src"] for tag, a in page.tags if tag == "img" and "101 classes" in a["alt"])
     assert len(large) < 20_000
+    text = page.sections["confusion"]
+    assert all(text.count(name) >= 2 for name in names)  # down and across
 
 
 def test_a_large_dataset_stays_readable(tmp_path: Path) -> None:

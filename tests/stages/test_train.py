@@ -21,7 +21,9 @@ from models.build import build
 from models.checkpoint import load_checkpoint
 from pipeline.config import ComputeConfig, ExperimentConfig, OptimConfig, canonical
 from pipeline.dataset.manifest import Manifest
+from pipeline.learning.augmentation import cut
 from pipeline.learning.job import model_keywords
+from pipeline.learning.loader import TrainingSnippets
 from stages import train as stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -237,8 +239,9 @@ def test_label_smoothing_is_that_of_the_equation(learnable: Any, tmp_path: Path)
     model = build(**model_keywords(experiment, num_classes=3))
     model.train()
     items = [dataset[key] for key in next(iter(batches))]
-    log_p = model(torch.stack([item[0] for item in items])).logits.log_softmax(dim=1).detach().numpy()
-    own = np.array([row[item[1]] for row, item in zip(log_p, items, strict=True)])
+    x = torch.stack([cut(item.images, item.views, size=32, flow=True) for item in items])
+    log_p = model(x).logits.log_softmax(dim=1).detach().numpy()
+    own = np.array([row[item.label] for row, item in zip(log_p, items, strict=True)])
     assert losses[0.0] == pytest.approx(-own.mean(), rel=1e-4)
     assert losses[0.4] == pytest.approx(-(0.6 * own + 0.4 * log_p.mean(axis=1)).mean(), rel=1e-4)
 
@@ -247,9 +250,9 @@ def stage_data(learnable: Any, experiment: ExperimentConfig) -> tuple[Any, Any]:
     clips, _ = stage.select(learnable.manifest, learnable.index("flow"), split="split1", part="train")
     batches = stage.TrainingBatches(videos=len(clips), batch_size=12, epochs=range(1), seed=0)
     sampling = experiment.sampling
-    dataset = stage.TrainingSnippets(
+    dataset = TrainingSnippets(
         clips=clips, reader=stage.open_reader(learnable.index("flow")), snippet=sampling.snippet,
-        segments=sampling.segments, size=32, scales=sampling.crop_scales, flip=False, flow=True, seed=0,
+        segments=sampling.segments, size=32, scales=sampling.crop_scales, flip=False, seed=0,
     )  # fmt: skip
     return dataset, batches
 

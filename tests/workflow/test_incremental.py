@@ -137,6 +137,28 @@ def test_testing_and_fusion_parameters_do_not_retrain(project: Project) -> None:
     assert project.run(target="train_all").jobs == Counter({"predict_rgb": 1, "evaluate": 1, "report": 1})
 
 
+def test_fusions_and_what_a_paper_gives_are_evaluated_alone(project: Project) -> None:
+    fusions = {"both": {"experiments": {"rgb": 1, "flow": 2}, "fuse_on": "prob", "paper": 90}}
+    edit_config(project, fusions=fusions)
+    assert project.run(target="train_all").jobs == Counter({"evaluate": 1, "report": 1})
+    results = json.loads((project.work / "results.json").read_text())
+    papers = {row["name"]: row["paper"] for row in results["rows"]}
+    assert papers == {"both": 90, "rgb": None, "flow": None, "baseline": None}
+    assert set(results["summary"]) == {"both", "rgb", "flow", "baseline"}
+
+
+def test_only_a_run_for_the_report_says_where_it_lies(project: Project) -> None:
+    (project.work / "report.html").unlink()
+    report = project.run(target="report")
+    assert report.jobs == Counter({"report": 1})
+    assert "The report lies at work/report.html" in report.output
+    for path in project.work.glob("manifest-*.tsv"):
+        path.unlink()
+    manifest = project.run(target="manifest")
+    assert manifest.jobs == Counter({"manifest": 1})
+    assert "The report lies at" not in manifest.output
+
+
 def test_where_it_runs_is_no_parameter(project: Project) -> None:
     edit_config(project, compute={"threads": 2}, on_error="fail", max_quarantined=0.4)
     assert set(project.run(target="train_all").jobs) <= {"report"}  # which shows the configuration

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from models.build import build
 from pipeline.config import ExperimentConfig, FlowConfig, WarpedFlowConfig, load
 from pipeline.dataset import keys
 from pipeline.dataset.builders.found import Listing
@@ -20,12 +21,15 @@ from pipeline.dataset.manifest import Manifest, Segment, Tube, Video
 from pipeline.dataset.plan import (
     predict_recipe,
     read_shards,
+    san_recipe,
     shard_of,
     stage_recipes,
     train_recipe,
+    train_recipes,
     write_notes,
     write_plan,
 )
+from pipeline.learning.job import model_keywords
 
 
 def videos(count: int) -> list[Video]:
@@ -169,14 +173,12 @@ def test_training_recipe_ignores_what_only_testing_or_fusion_reads(tmp_path: Pat
         return train_recipe(experiment(**changes), precision="32-true", stages=stages)
 
     same = of()
-    assert of(weight=3.0) == of(sampling={"test_segments": 80}) == of(sampling={"test_crops": 10}) == same
+    assert of(weight=3.0) == of(paper=86.7) == of(prediction={"kind": "average", "normalise": False}) == same
+    assert of(sampling={"test_segments": 80}) == of(sampling={"test_crops": 10}) == same
     assert of(optim={"lr": 0.5}) != same
     assert train_recipe(experiment(), precision="bf16-mixed", stages=stages) != same
     assert train_recipe(experiment(), precision="32-true", stages={**stages, "flow": "other"}) != same
     assert train_recipe(experiment(), precision="32-true", stages={**stages, "frames": "other"}) == same
-    assert predict_recipe(experiment(sampling={"test_segments": 80}), train=same) != predict_recipe(
-        experiment(), train=same
-    )
 
     one, two = tmp_path / "one.pth", tmp_path / "two.pth"
     one.write_bytes(b"weights")
@@ -184,3 +186,156 @@ def test_training_recipe_ignores_what_only_testing_or_fusion_reads(tmp_path: Pat
     assert of(model={"pretrained": str(one)}) == of(model={"pretrained": str(two)}) != same
     with pytest.raises(ValueError, match=r"there is no checkpoint file .*absent\.pth"):
         of(model={"pretrained": str(tmp_path / "absent.pth")})
+
+
+@pytest.mark.parametrize(
+    ("model", "unheard", "heard"),
+    [
+        ({"consensus": "avg"}, {"activation": "tanh", "init": "one", "att_input": "features"}, {"dropout": 0.1}),
+        ({"consensus": "segment_linear"}, {"att_input": "features"}, {"init": "one"}),
+        (
+            {"family": "sta_cnn"},
+            {
+                "aux_lambda": 0.5,
+                "aux_pool": "sum",
+                "sal_weights": "shared",
+                "pool_weights": "raw",
+                "pool_scale": "mean",
+            },
+            {"select_loss": "mean_loss"},
+        ),
+        ({"family": "sta_cnn", "spatial": "shared", "aux_lambda": 0}, {"aux_pool": "sum"}, {"pool_weights": "raw"}),
+    ],
+)
+def test_switches_that_mean_nothing_beside_the_others_train_nothing_again(
+    model: dict[str, Any], unheard: dict[str, Any], heard: dict[str, Any]
+) -> None:
+    """Equal recipes are one training, so its weights must be those of either: from the same keywords."""
+    stages = stage_recipes(load({"name": "x", "dataset": "demo"}))
+
+    def of(**changes: Any) -> tuple[str, dict[str, Any]]:
+        found = experiment(model={**model, **changes})
+        return train_recipe(found, precision="32-true", stages=stages), model_keywords(found, num_classes=4)
+
+    assert of(**unheard) == of()
+    assert of(**heard)[0] != of()[0]
+    build(**of(**unheard)[1])
+
+
+def test_scores_follow_what_the_prediction_hears() -> None:
+    def of(**changes: Any) -> str:
+        return predict_recipe(experiment(**changes), train="t")
+
+    model, dcw = of(), of(prediction={"kind": "dcw"})
+    assert of(prediction={"kind": "model"}) == of(prediction={"top": 3, "normalise": False}) == model
+    different = {
+        model,
+        dcw,
+        of(sampling={"test_segments": 80}),
+        of(sampling={"test_crops": 10}),
+        of(prediction={"kind": "average"}),
+        of(prediction={"kind": "average", "normalise": False}),
+        of(prediction={"kind": "dcw", "top": 3}),
+        of(prediction={"kind": "dcw", "normalise": False}),
+        predict_recipe(experiment(), train="u"),
+    }
+    assert len(different) == 9
+    assert of(prediction={"kind": "average", "top": 3}) == of(prediction={"kind": "average"})
+    family = {"family": "sta_cnn"}
+    assert of(model=family) == of(model=family, prediction={"kind": "dcw"}) == dcw
+
+
+def chain(**changes: Any) -> dict[str, str]:
+    """Recipes of a, b that begins with a, c that begins with b, and d alone; ``changes`` are to a."""
+    experiments = {
+        "c": {"modality": "flow", "initial": "b"},
+        "b": {"modality": "flow", "initial": "a"},
+        "a": {"modality": "flow", **changes},
+        "d": {"modality": "flow"},
+    }
+    config = load({"name": "x", "dataset": "demo", "experiments": experiments})
+    return train_recipes(config, stage_recipes(config))
+
+
+def test_a_training_follows_the_one_that_it_begins_with() -> None:
+    found = chain()
+    assert found["a"] == found["d"]
+    assert len(set(found.values())) == 3
+    changed = chain(optim={"lr": 0.5})
+    assert changed["d"] == found["d"]
+    assert all(changed[name] != found[name] for name in "abc")
+    assert chain(paper=50, sampling={"test_segments": 9}) == found
+
+
+SAN = {"family": "sta_cnn", "spatial": "san"}
+
+
+def san_experiment(**changes: Any) -> ExperimentConfig:
+    return ExperimentConfig.model_validate(
+        {"modality": "frames", "sampling": {"snippet": 2}, "model": {**SAN, "san": changes}}
+    )
+
+
+def test_a_san_and_what_uses_it_follow_its_settings_and_the_content_of_its_files(tmp_path: Path) -> None:
+    stages = stage_recipes(load({"name": "x", "dataset": "demo"}))
+
+    def of(stages: dict[str, str] = stages, **changes: Any) -> tuple[str, str]:
+        found = san_experiment(**changes)
+        assert found.san is not None
+        san = san_recipe(found.san, precision="32-true", stages=stages)
+        return san, train_recipe(found, precision="32-true", stages=stages)
+
+    files = {name: tmp_path / name for name in ("one", "copy", "other")}
+    for name, file in files.items():
+        file.write_bytes(b"other" if name == "other" else b"weights")
+    for name in ("chairs", "moved", "more"):
+        (tmp_path / f"{name}_data").mkdir()
+        for pair in ("00001", "00002") if name == "more" else ("00001",):
+            for suffix in ("_img1.ppm", "_img2.ppm", "_flow.flo"):
+                (tmp_path / f"{name}_data" / f"{pair}{suffix}").touch()
+    chairs = {
+        name: of(targets="flying_chairs", flying_chairs=str(tmp_path / f"{name}_data"))
+        for name in ("chairs", "moved", "more")
+    }
+    same = of()
+    assert of(crop=224) == of(crop=[224, 224]) == same
+    assert of(encoder=str(files["one"])) == of(encoder=str(files["copy"]))
+    assert chairs["chairs"] == chairs["moved"]
+    distinct = [
+        same,
+        of(lr=0.5),
+        of(theta="hundredth"),
+        of(crop=96),
+        of(width=0.5),
+        of(encoder=str(files["one"])),
+        of(encoder=str(files["other"])),
+        of({**stages, "flow": "other"}),
+        of({**stages, "frames": "other"}),
+        chairs["chairs"],
+        chairs["more"],
+    ]
+    for place in (0, 1):
+        assert len({pair[place] for pair in distinct}) == len(distinct)
+    flow_alone = [of(where, targets="flying_chairs", flying_chairs=str(tmp_path / "chairs_data"))
+                  for where in (stages, {**stages, "flow": "other"})]  # fmt: skip
+    assert flow_alone[0] == flow_alone[1]
+    with pytest.raises(ValueError, match=r"no checkpoint file .*absent; correct model.san.encoder"):
+        of(encoder=str(tmp_path / "absent"))
+
+
+def test_without_pre_training_only_the_encoders_content_and_the_networks_shape_count(tmp_path: Path) -> None:
+    stages = stage_recipes(load({"name": "x", "dataset": "demo"}))
+
+    def of(**changes: Any) -> str:
+        found = san_experiment(**{"targets": "none", **changes})
+        return train_recipe(found, precision="32-true", stages=stages)
+
+    (tmp_path / "encoder").write_bytes(b"weights")
+    assert of(lr=0.5, epochs=3, crop=96) == of()
+    assert len({of(), of(width=0.5), of(last_pool_stride=2), of(encoder=str(tmp_path / "encoder"))}) == 4
+    shared = [
+        experiment(model={**SAN, "spatial": "shared", "san": {"width": width}}, sampling={"snippet": 5})
+        for width in (1.0, 0.5)
+    ]
+    one, two = (train_recipe(each, precision="32-true", stages=stages) for each in shared)
+    assert one == two

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks import demo
-from pipeline.learning.scores import Scores
+from pipeline.config import load
+from pipeline.learning.scores import Scores, write_scores
 
 CLASSES = np.array(["BobGreen", "BobRed", "SwayRed", "SwayViolet"])
 
@@ -45,6 +46,32 @@ def test_scores_are_judged_by_the_truth() -> None:
     # a: [10, 20) holds the middle 19.5 alone, which has no weight; b: [0, 8) holds 7.5 and 2.5
     assert judged.uniform.tolist() == [0.25, 0.5]
     assert judged.attention.tolist() == pytest.approx([0.0, 0.4])
+
+
+def test_a_fusion_is_made_where_all_of_its_streams_ran(tmp_path: Path) -> None:
+    """rgb ran on both splits, flow on the second alone."""
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "plan").mkdir()
+    truth = {"videos": {f"x/{name}.mp4": facts for name, facts in TRUTH.items()}}
+    (tmp_path / "dataset/truth.json").write_text(json.dumps(truth))
+    write_scores(tmp_path / "s.npz", scores([[1, 0, 0, 0], [0, 0, 1, 0]]))
+    ran = [("rgb", "split1"), ("rgb", "split2"), ("flow", "split2")]
+    runs = [
+        {"experiment": name, "split": split, "seed": 0, "weight": 1.0, "scores": str(tmp_path / "s.npz")}
+        for name, split in ran
+    ]
+    (tmp_path / "plan/runs.json").write_text(json.dumps(runs))
+    config = load(
+        {
+            "name": "x",
+            "dataset": "demo",
+            "splits": ["split1", "split2"],
+            "experiments": {"rgb": {"modality": "frames"}, "flow": {"modality": "flow", "splits": ["split2"]}},
+            "fusions": {"both": {"experiments": {"rgb": 1, "flow": 1}}, "own": {"experiments": {"rgb": 1}}},
+        }
+    )
+    judged = demo.judge_run(config, tmp_path)
+    assert {name: len(found) for name, found in judged.items()} == {"rgb": 2, "flow": 1, "both": 1, "own": 2}
 
 
 def test_the_table_averages_over_runs() -> None:

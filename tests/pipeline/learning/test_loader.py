@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from pipeline.dataset.manifest import Manifest, Video
-from pipeline.learning import loader, sampling
-from pipeline.learning.loader import Clip, ScoringSnippets, TrainingBatches, TrainingSnippets
+from pipeline.learning import loader, sampling, transforms
+from pipeline.learning.augmentation import Augmented, cut
+from pipeline.learning.loader import Clip, ScoringSnippets, Snippets, TrainingBatches, TrainingSnippets, collate
 
 LENGTHS = {"a": 30, "b": 3, "c": 17, "d": 60, "e": 9}
+SIZES = {"a": (20, 24), "b": (18, 30), "c": (20, 24), "d": (26, 21), "e": (20, 24)}
 CLIPS = [Clip(name, number % 2, frames) for number, (name, frames) in enumerate(LENGTHS.items())]
 
 
@@ -31,37 +33,89 @@ class Numbered:
     def read(self, video_id: str, indices: np.ndarray) -> np.ndarray:
         assert indices.max() < LENGTHS[video_id]
         values = self.channels * indices[..., None] + np.arange(self.channels)
-        return np.broadcast_to(values[..., None, None].astype(np.uint8), (*values.shape, 20, 24))
+        return np.broadcast_to(values[..., None, None].astype(np.uint8), (*values.shape, *SIZES[video_id])).copy()
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Videos of noise."""
+
+    channels: int
+
+    def read(self, video_id: str, indices: np.ndarray) -> np.ndarray:
+        rng = np.random.default_rng(ord(video_id))
+        shape = (LENGTHS[video_id], self.channels, *SIZES[video_id])
+        return rng.integers(0, 256, shape, dtype=np.uint8)[indices]
 
 
 def training(clips: Sequence[Clip] = CLIPS, *, seed: int = 0, **changes: Any) -> TrainingSnippets:
     settings: dict[str, Any] = {
-        "snippet": 5, "segments": 3, "size": 16, "scales": (1.0, 0.875), "flip": False, "flow": True,
+        "reader": Numbered(2), "snippet": 5, "segments": 3, "size": 16, "scales": (1.0, 0.875), "flip": False,
     }  # fmt: skip
-    return TrainingSnippets(clips=clips, reader=Numbered(2), seed=seed, **settings | changes)
+    return TrainingSnippets(clips=clips, seed=seed, **settings | changes)
 
 
-def spaced(*, chunk: int, crops: Any = 1, channels: int = 2) -> ScoringSnippets:
-    return ScoringSnippets(
-        clips=CLIPS, reader=Numbered(channels), snippet=5, segments=7, size=16, crops=crops, flow=True, chunk=chunk
-    )
+def spaced(*, chunk: int, crops: Any = 1) -> ScoringSnippets:
+    return ScoringSnippets(clips=CLIPS, reader=Noisy(2), snippet=5, segments=7, crops=crops, chunk=chunk)
 
 
-def test_channels_are_x1_y1_x2_y2_of_consecutive_fields() -> None:
+@pytest.mark.parametrize(("snippet", "channels"), [(5, 2), (1, 3), (2, 3)])
+def test_channels_are_those_of_consecutive_frames(snippet: int, channels: int) -> None:
+    """x1, y1, x2, y2, ... of fields; R, G, B of one frame; R1, G1, B1, R2, G2, B2 of two. "b" is shorter than five."""
+    dataset = training(reader=Numbered(channels), snippet=snippet)
     for number, clip in enumerate(CLIPS):
-        snippets, label, told, positions = training()[3, number]
-        assert (label, told) == (clip.label, number)
-        assert snippets.shape == (3, 10, 16, 16)
-        assert snippets.dtype == torch.uint8
-        for snippet, position in zip(snippets, positions.tolist(), strict=True):
-            fields = [min(position + i, clip.frames - 1) for i in range(5)]
-            assert snippet[:, 0, 0].tolist() == [2 * field + c for field in fields for c in (0, 1)]
+        item = dataset[3, number]
+        assert (item.label, item.video) == (clip.label, number)
+        assert item.images.shape == (3, snippet * channels, *SIZES[clip.id])
+        assert item.images.dtype == torch.uint8
+        for image, position in zip(item.images, item.positions.tolist(), strict=True):
+            frames = [min(position + i, clip.frames - 1) for i in range(snippet)]
+            assert image[:, 0, 0].tolist() == [channels * frame + c for frame in frames for c in range(channels)]
+
+
+def test_views_are_drawn_for_each_video_and_epoch_inside_its_own_images() -> None:
+    dataset = training(flip=True)
+    views = {(epoch, number): dataset[epoch, number].views.tolist() for epoch in range(20) for number in range(5)}
+    for (_, number), (y, x, height, width, mirrored) in views.items():
+        stored_height, stored_width = SIZES[CLIPS[number].id]
+        assert 0 <= y < y + height <= stored_height
+        assert 0 <= x < x + width <= stored_width
+        assert mirrored in (0, 1)
+    assert len({tuple(views[epoch, 0]) for epoch in range(20)}) > 8
+    assert len({tuple(views[0, number]) for number in range(5)}) > 2
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+@pytest.mark.parametrize(("snippet", "channels"), [(5, 2), (1, 3), (2, 3)])
+def test_a_batch_of_videos_of_several_sizes_is_each_of_them(batch_size: int, snippet: int, channels: int) -> None:
+    dataset = training(reader=Noisy(channels), snippet=snippet, flip=True)
+    batches = TrainingBatches(videos=5, batch_size=batch_size, epochs=range(2), seed=0)
+    flow = channels == 2
+    loaded: Any = DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+    augmented = Augmented(batches=loaded, size=16, flow=flow, device=torch.device("cpu"))
+    for keys, (snippets, labels, videos, positions) in zip(batches, augmented, strict=True):
+        assert snippets.shape == (len(keys), 3, snippet * channels, 16, 16)
+        for row, (epoch, number) in enumerate(keys):
+            item = dataset[epoch, number]
+            assert torch.equal(snippets[row], cut(item.images, item.views, size=16, flow=flow))
+            assert (labels[row], videos[row]) == (item.label, item.video)
+            assert torch.equal(positions[row], item.positions)
+
+
+def test_smaller_videos_are_padded_at_the_bottom_and_the_right() -> None:
+    items = [training(reader=Noisy(2))[0, number] for number in range(5)]
+    batch = collate(items)
+    assert isinstance(batch, Snippets)
+    assert batch.images.shape == (5, 3, 10, 26, 30)
+    for padded, item, (height, width) in zip(batch.images, items, SIZES.values(), strict=True):
+        assert torch.equal(padded[..., :height, :width], item.images)
+        assert padded.sum() == item.images.sum()
 
 
 def test_draws_depend_on_seed_epoch_and_id_not_on_the_other_videos() -> None:
     def positions(dataset: TrainingSnippets, epoch: int, name: str) -> list[int]:
         number = [clip.id for clip in dataset.clips].index(name)
-        return dataset[epoch, number][3].tolist()
+        return dataset[epoch, number].positions.tolist()
 
     all_, few = training(), training([CLIPS[3], CLIPS[0]])
     assert positions(all_, 2, "d") == positions(few, 2, "d")
@@ -73,7 +127,8 @@ def test_draws_depend_on_seed_epoch_and_id_not_on_the_other_videos() -> None:
 def test_workers_do_not_change_what_is_loaded() -> None:
     batches = TrainingBatches(videos=5, batch_size=2, epochs=range(2), seed=0)
     alone, helped = (
-        list(DataLoader(training(flip=True), batch_sampler=batches, num_workers=workers)) for workers in (0, 2)
+        list(DataLoader(training(flip=True), batch_sampler=batches, num_workers=workers, collate_fn=collate))
+        for workers in (0, 2)
     )
     assert len(alone) == len(helped) == len(batches) == 6
     for one, two in zip(alone, helped, strict=True):
@@ -126,20 +181,25 @@ def test_chunks_of_a_test_video_are_the_whole(crops: int) -> None:
     assert len(whole) == 5
     assert len(chunked) == 15
     for number, clip in enumerate(CLIPS):
-        views, label, _, positions = whole[number]
+        item = whole[number]
         parts = [chunked[3 * number + i] for i in range(3)]
-        assert [part[2] for part in parts] == [number] * 3
-        assert label == clip.label
-        assert views.shape == (crops, 7, 10, 16, 16)
-        assert torch.equal(torch.cat([part[0] for part in parts], dim=1), views)
-        assert torch.equal(torch.cat([part[3] for part in parts]), positions)
-        assert positions.tolist() == sampling.test_positions(clip.frames, snippet=5, segments=7).tolist()
+        assert [part.video for part in parts] == [number] * 3
+        assert item.label == clip.label
+        assert item.images.shape == (7, 10, *SIZES[clip.id])
+        assert torch.equal(torch.cat([part.images for part in parts]), item.images)
+        assert torch.equal(torch.cat([part.positions for part in parts]), item.positions)
+        assert item.positions.tolist() == sampling.test_positions(clip.frames, snippet=5, segments=7).tolist()
+        expected = torch.tensor(transforms.fixed_views(*SIZES[clip.id], crops=crops))
+        assert all(torch.equal(part.views, expected) for part in (item, *parts))
 
 
-def test_mirrored_test_views_negate_x_of_every_field() -> None:
-    views = spaced(chunk=7, crops=10)[0][0].int()
-    assert torch.equal(views[5:, :, 0::2], 255 - views[:5, :, 0::2])
-    assert torch.equal(views[5:, :, 1::2], views[:5, :, 1::2])
+def test_ten_crops_of_a_chunk_mirror_five_and_negate_x_of_every_field() -> None:
+    loaded: Any = DataLoader(spaced(chunk=3, crops=10), batch_size=None)  # type: ignore[arg-type]
+    augmented = Augmented(batches=loaded, size=16, flow=True, device=torch.device("cpu"))
+    views, label, video, positions = next(iter(augmented))
+    assert (views.shape, label, video, len(positions)) == ((10, 3, 10, 16, 16), 0, 0, 3)
+    assert torch.equal(views[5:, :, 0::2], 255 - views[:5, :, 0::2].flip(-1))
+    assert torch.equal(views[5:, :, 1::2], views[:5, :, 1::2].flip(-1))
 
 
 def video(name: str, *labels: str, part: str = "test", reason: str | None = None) -> Video:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from pipeline.dataset.keys import artifact_key
 from pipeline.learning import readers
 from pipeline.learning.loader import Clip, ScoringSnippets
 from pipeline.learning.readers import Index
-from pipeline.stores.archive import pack_array
 from pipeline.stores.damage import DamagedArtifact, Notes
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import ShardWriter
@@ -23,8 +24,8 @@ from pipeline.stores.shared import SharedStore
 from pipeline.stores.sharing import Sharing
 
 INDICES = np.array([[0, 1], [5, 6], [6, 7], [19, 19], [2, 0]])
-KEY = "ab" * 16
 BOUND = {"bound": 20.0}
+KEY = artifact_key("flow", BOUND, "d1")
 
 
 def flow_index(folder: Path, fields: np.ndarray, *, digest: str = "d1") -> Index:
@@ -91,30 +92,35 @@ def test_what_was_made_otherwise_is_refused_with_both_values(
         readers.open_reader(made).read("a", INDICES)
 
 
-def test_flow_that_is_not_here_is_read_in_the_shared_store(tmp_path: Path, fields: np.ndarray) -> None:
+@pytest.mark.parametrize("in_place", [True, False])
+def test_flow_that_is_not_here_is_read_in_the_shared_store_or_copied(
+    in_place: bool, tmp_path: Path, fields: np.ndarray
+) -> None:
     index = flow_index(tmp_path / "local", fields)
+    arrays = FlowStore(tmp_path / "local")
     shared = SharedStore(str(tmp_path / "shared"), writable=True)
-    pack_array(FlowStore(tmp_path / "local").path(KEY), tmp_path / "a.zip")
-    shared.publish("flow", KEY, tmp_path / "a.zip")
-    FlowStore(tmp_path / "local").remove(KEY)
+    with shared.incoming("flow", KEY, folder=tmp_path) as archive:
+        arrays.pack(KEY, archive)
+    arrays.remove(KEY)
     with pytest.raises(DamagedArtifact, match="there is no flow"):
         readers.open_reader(index).read("a", INDICES)
-    reader = readers.open_reader(index, sharing=Sharing(SharedStore(str(tmp_path / "shared"))))
+    reader = readers.open_reader(index, sharing=Sharing(SharedStore(str(tmp_path / "shared")), in_place))
     np.testing.assert_array_equal(reader.read("a", INDICES), fields[INDICES])
-    assert not (tmp_path / "local" / "ab" / KEY).exists()
+    assert arrays.has(KEY) is not in_place
+    if not in_place:
+        shutil.rmtree(tmp_path / "shared")  # it is not looked into again
+        np.testing.assert_array_equal(reader.read("a", INDICES), fields[INDICES])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damage_is_named_and_noted_from_any_process(workers: int, tmp_path: Path, fields: np.ndarray) -> None:
     index = flow_index(tmp_path / "flow", fields)
-    shard = tmp_path / "flow" / "ab" / KEY / "c/0/0/0/0"
+    shard = tmp_path / "flow" / KEY[:2] / KEY / "c/0/0/0/0"
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     reader = readers.open_reader(index, sharing=Sharing(notes=tmp_path / "damaged"), by="predict")
-    snippets = ScoringSnippets(
-        clips=[Clip("a", 0, 20)], reader=reader, snippet=5, segments=4, size=16, crops=1, flow=True, chunk=4
-    )
+    snippets = ScoringSnippets(clips=[Clip("a", 0, 20)], reader=reader, snippet=5, segments=4, crops=1, chunk=4)
     with pytest.raises(DamagedArtifact) as caught:
         list(DataLoader(snippets, batch_size=None, num_workers=workers))  # type: ignore[arg-type]
     said = str(caught.value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.learning import sampling
@@ -12,6 +14,51 @@ from pipeline.learning import sampling
 LENGTHS = st.integers(1, 200)
 SNIPPETS = st.integers(1, 12)
 SEGMENTS = st.integers(1, 30)
+
+
+def one_based(frames: int, *, snippet: int, offset: int) -> list[int]:
+    """Frame numbers from 1 that TSN loads for the snippet at ``offset``: the last one again at the end of the video."""
+    number, loaded = offset + 1, []
+    for _ in range(snippet):
+        loaded.append(number)
+        if number < frames:
+            number += 1
+    return loaded
+
+
+@given(LENGTHS, SNIPPETS, SEGMENTS, st.integers(0, 5))
+@example(7, 5, 6, 0)  # too short for a place in each part, and longer than segments
+@example(6, 5, 6, 0)  # not longer
+@example(3, 5, 2, 0)  # shorter than a snippet
+def test_train_snippets_are_those_of_the_definition(frames: int, snippet: int, segments: int, seed: int) -> None:
+    """d = (L - n + 1) // N; offsets k d + randint(d) if d > 0, else sorted draws if L > N, else zeros; then frames."""
+    draws, places = np.random.default_rng(seed), max(frames - snippet + 1, 1)
+    d = (frames - snippet + 1) // segments
+    if d > 0:
+        random = draws.integers(d, size=segments)
+        offsets = [k * d + int(random[k]) for k in range(segments)]
+    elif frames > segments:
+        offsets = sorted(int(place) for place in draws.integers(places, size=segments))
+    else:
+        offsets = [0] * segments
+    positions = sampling.train_positions(frames, snippet=snippet, segments=segments, rng=np.random.default_rng(seed))
+    indices = sampling.snippet_indices(positions, snippet, frames)
+    assert (indices + 1).tolist() == [one_based(frames, snippet=snippet, offset=offset) for offset in offsets]
+
+
+@pytest.mark.parametrize("segments", [25, 80])
+@pytest.mark.parametrize("snippet", [1, 2, 5])
+@pytest.mark.parametrize("frames", [1, 4, 24, 25, 29, 80, 84, 187, 1776])
+def test_test_snippets_are_those_of_the_definition(frames: int, snippet: int, segments: int) -> None:
+    """tick = (L - n + 1) / N; offsets int(tick / 2 + tick k)."""
+    tick = max(frames - snippet + 1, 1) / segments
+    offsets = [int(tick / 2 + tick * k) for k in range(segments)]
+    positions = sampling.test_positions(frames, snippet=snippet, segments=segments)
+    indices = sampling.snippet_indices(positions, snippet, frames)
+    assert (indices + 1).tolist() == [one_based(frames, snippet=snippet, offset=offset) for offset in offsets]
+    steps = [after - before for before, after in pairwise(positions.tolist())]
+    assert max(steps) - min(steps) <= 1  # evenly spread
+    assert abs(int(positions[0]) - (frames - snippet - int(positions[-1]))) <= 1 or frames < snippet
 
 
 @given(LENGTHS, SNIPPETS, SEGMENTS)

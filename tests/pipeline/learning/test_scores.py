@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ import pytest
 from pipeline.learning.scores import Scores, read_scores, write_scores
 
 
-def example() -> Scores:
+def example(**more: Any) -> Scores:
     rng = np.random.default_rng(0)
     return Scores(
+        **more,
         ids=np.array(["a", "b.c d", "ü"]),
         logits=rng.normal(size=(3, 2)).astype(np.float32),
         weights=rng.random((3, 5), np.float32),
@@ -23,13 +25,37 @@ def example() -> Scores:
     )
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    scores = example()
+LOOKS = {
+    "maps": np.random.default_rng(1).random((3, 5, 2, 4)).astype(np.float16),
+    "view": np.array([[0.25, 0.0, 0.75, 1.0]] * 3, np.float32),
+}
+
+
+@pytest.mark.parametrize("more", [{}, {"view": LOOKS["view"]}, LOOKS], ids=["plain", "view", "maps"])
+def test_what_is_written_is_read(tmp_path: Path, more: dict[str, Any]) -> None:
+    scores = example(**more)
     write_scores(tmp_path / "new" / "scores.npz", scores)
     found = read_scores(tmp_path / "new" / "scores.npz")
     for field in fields(Scores):
-        np.testing.assert_array_equal(getattr(found, field.name), getattr(scores, field.name))
-        assert getattr(found, field.name).dtype == getattr(scores, field.name).dtype
+        one, two = getattr(found, field.name), getattr(scores, field.name)
+        assert (one is None) == (two is None) == (field.name in LOOKS and field.name not in more)
+        if two is not None:
+            np.testing.assert_array_equal(one, two)
+            assert one.dtype == two.dtype
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"maps": LOOKS["maps"][:, :4]}, "maps of shape .* do not fit weights"),
+        ({"maps": LOOKS["maps"][..., 0]}, "maps of shape .* do not fit weights"),
+        ({"maps": np.full_like(LOOKS["maps"], np.inf)}, "not finite"),
+        ({"view": LOOKS["view"][:2]}, "a view of shape .* does not fit 3 videos"),
+    ],
+)
+def test_maps_and_views_belong_to_the_videos(more: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        example(**more)
 
 
 def test_the_bytes_carry_no_time(tmp_path: Path) -> None:

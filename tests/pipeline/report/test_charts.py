@@ -121,3 +121,10 @@ def test_bars_stand_side_by_side_in_order() -> None:
     assert [text for _, _, text in bars] == ["0 to 0.5 seconds: 2", "2.5 to 3 seconds: 3", "9.5 to 10 seconds: 1"]
     assert [x for x, _, _ in bars] == sorted(x for x, _, _ in bars)
     assert all(x >= 44 and x + width <= 440 - 12 for x, width, _ in bars)
+
+
+def test_snippets_inside_the_action_are_shaded() -> None:
+    chart = str(attention_bars([0.5, 0.2, 0.3], ["a", "b", "c"], title="t", acting=[False, True, True]))
+    assert re.findall(r'class="truth" d="M(\d) 0h1v1h-1z"', chart) == ["1", "2"]
+    assert chart.index("truth") < chart.index("<rect")  # behind the bars
+    assert "truth" not in str(attention_bars([0.5, 0.5], ["a", "b"], title="t"))

@@ -12,6 +12,7 @@ from pipeline.dataset.manifest import Manifest, Video
 from pipeline.learning.scores import Scores
 from pipeline.report.summaries import (
     attention_examples,
+    attentive,
     class_table,
     lost_videos,
     most_confused,
@@ -174,3 +175,24 @@ def test_places_that_errors_leave_are_filled_with_hits() -> None:
     rows = {"j1": (0, 0.9), "j2": (0, 0.8), "r1": (1, 0.4)}
     chosen = attention_examples({"rgb": _scores(rows)}, labels, limit=4)
     assert chosen == [("j1", True), ("r1", True), ("j2", True)]
+
+
+def test_streams_that_look_somewhere_and_streams_that_look_sometime_are_shown() -> None:
+    def stream(weights: list[float], maps: bool = False) -> Scores:
+        return Scores(
+            ids=np.array(["a"]),
+            logits=np.zeros((1, 2), np.float32),
+            weights=np.array([weights], np.float32),
+            positions=np.zeros((1, 2), np.int64),
+            classes=np.array(["jump", "run"]),
+            maps=np.ones((1, 2, 1, 1), np.float16) if maps else None,
+        )
+
+    flat, sharp, where = stream([0.5, 0.5]), stream([0.1, 0.9]), stream([0.5, 0.5], maps=True)
+    streams = {"flat": flat, "sharp": sharp, "where": where}
+    assert list(attentive(streams, limit=3)) == ["flat", "sharp", "where"]
+    assert list(attentive(streams, limit=2)) == ["sharp", "where"]
+    many = {f"{kind}{n}": scores for kind, scores in streams.items() for n in range(5)}
+    assert list(attentive(many, limit=4)) == ["sharp0", "sharp1", "where0", "where1"]
+    one_sharp = many | {f"sharp{n}": flat for n in range(1, 5)}
+    assert list(attentive(one_sharp, limit=4)) == ["sharp0", "where0", "where1", "where2"]

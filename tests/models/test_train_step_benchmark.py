@@ -1,0 +1,37 @@
+"""The benchmark of training steps runs, and compares what it says it compares."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import train_step
+
+
+def test_the_last_line_is_json(capsys, monkeypatch) -> None:
+    monkeypatch.setitem(train_step.SIDE_PX, "tiny", 32)
+    train_step.main(["--backbones", "tiny", "--videos", "1", "--rounds", "2"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    rows = result["backbones"]["tiny"]
+    assert (rows["videos"], rows["rounds"], result["segments"]) == (1, 2, 3)
+    assert set(rows["flow"]) == {"bare", "atw", "sta_cnn temporal", "sta_cnn flow stream"}
+    assert set(rows["rgb"]) == {"bare", "sta_cnn rgb stream", "san"}
+    for row in (*rows["flow"].values(), *rows["rgb"].values()):
+        assert row["images_per_second"] > 0
+    assert rows["rgb"]["san"]["san_cost"] > 0
+
+
+def test_overheads_are_medians_of_ratios_round_by_round() -> None:
+    seconds = {"bare": [1.0, 2.0, 4.0], "sta_cnn rgb stream": [3.0, 6.6, 8.0], "san": [1.0, 4.0, 6.0]}
+    rows = train_step.compare(seconds, images=6)
+    assert rows["bare"] == {"images_per_second": 3.0}
+    stream = rows["sta_cnn rgb stream"]
+    assert (stream["overhead"], stream["smallest_ratio"], stream["largest_ratio"]) == (2.0, 2.0, 3.3)
+    assert stream["overhead_over_both_trunks"] == pytest.approx(0.1)  # of 3/2, 6.6/6 and 8/10
+    assert rows["san"]["san_cost"] == 1.5
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_without_a_device_nothing_is_measured(capsys) -> None:
+    train_step.main(["--device", "cuda"])
+    assert json.loads(capsys.readouterr().out)["backbones"] == "not measured: there is no CUDA device"
