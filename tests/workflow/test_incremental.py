@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.dataset.keys import VERSIONS
 from tests.workflow.project import STAGES, Project, Run, render
 
 # Beside the shards' own jobs these gather, whenever a shard changed.
@@ -170,7 +171,8 @@ def test_equal_settings_written_otherwise_run_nothing(project: Project) -> None:
 
 
 def test_bumping_a_version_recomputes_that_stage(project: Project) -> None:
-    edit_code(project, "pipeline/dataset/keys.py", '"flow": 2', '"flow": 3')
+    was = VERSIONS["flow"]
+    edit_code(project, "pipeline/dataset/keys.py", f'"flow": {was}', f'"flow": {was + 1}')
     run = project.run()
     assert run.computed == Counter({"flow": 8})
     assert set(run.jobs) == {"flow", "index_flow"}
@@ -205,7 +207,8 @@ def test_two_runs_at_once(project: Project) -> None:
 
 
 def test_the_evaluations_version_counts_too(project: Project) -> None:
-    edit_code(project, "pipeline/dataset/keys.py", '"evaluate": 1', '"evaluate": 2')
+    was = VERSIONS["evaluate"]
+    edit_code(project, "pipeline/dataset/keys.py", f'"evaluate": {was}', f'"evaluate": {was + 1}')
     assert project.run(target="train_all").jobs == Counter({"evaluate": 1, "report": 1})
 
 
