@@ -11,7 +11,8 @@ Warped flow has a file ``pairs.npz`` in the array's folder, which plain zarr doe
 each pair, one row a field.
 
 Every byte is covered by a checksum: chunks and shard indexes by zarr's crc32c, ``zarr.json`` by its attribute
-``checksum`` (of the canonical JSON without it, which is how the file is written), ``pairs.npz`` by ``pairs_crc32c``.
+``checksum`` (of the canonical JSON without it, which is how the file is written), ``pairs.npz`` by ``pairs_crc32c``;
+and each file beside ``zarr.json`` as a whole by the attribute ``files``.
 
 Shapes: T frames of the video; H W height and width of the flow.
 """
@@ -24,10 +25,8 @@ import json
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import reduce
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,7 @@ from pipeline.stores.provenance import check_address, refuse_other
 from pipeline.stores.publish import TEMPORARY, atomic_folder
 from pipeline.stores.sharding import Layout, checked_spans, end_bytes, layout, read_chunks
 from pipeline.stores.shared import SharedStore
+from pipeline.stores.sums import SUMS, checked, known, sum_up, told
 
 SHARD_BYTES = 96 << 20
 """Uncompressed bytes of the fields in one shard file: 578 fields of 340x256. Bounds the memory of a writer."""
@@ -55,8 +55,6 @@ _CACHED_ARRAYS = 4096
 _METADATA = "zarr.json"
 _PAIRS = "pairs.npz"
 _PAIRS_CHECKSUM = "pairs_crc32c"
-_CRC32 = "crc32"
-"""Of the files beside the metadata, as a ZIP of them needs it; to find it takes as long as all else of packing."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,8 @@ class FlowStore:
             if found := pairs():
                 attributes[_PAIRS_CHECKSUM] = _write_pairs(folder / _PAIRS, found)
             beside = ArrayFolder(folder)
-            attributes[_CRC32] = {name: _crc32(read_spans(beside, name)) for name in beside.names() - {_METADATA}}
+            sums = {name: sum_up(read_spans(beside, name)) for name in beside.names() - {_METADATA}}
+            attributes[SUMS] = told(sums)
             array.update_attributes(attributes)
             metadata = json.loads((folder / _METADATA).read_bytes())
             (folder / _METADATA).write_bytes(seal(metadata, part="attributes"))
@@ -234,9 +233,10 @@ class FlowStore:
             DamagedArtifact: the array is missing or damaged; the archive is not to be used.
         """
         with archive.open("wb") as file, self._checked(key) as array:
-            packed = ArchiveWriter(file)
+            packed, sums = ArchiveWriter(file), known(array.attributes)
             for name, spans in _contents(array):
-                packed.add(name, spans, size=_size(array, name), crc32=_known_crc32(array, name))
+                found = sums.get(name) or sum_up(read_spans(array.files, name))
+                packed.add(name, spans, size=array.files.size(name), crc32=found.crc32)
             return packed.finish()
 
     def adopt(self, key: str, archive: Path) -> None:
@@ -343,29 +343,18 @@ def _names(array: _Array) -> set[str]:
 
 
 def _contents(array: _Array) -> Iterator[tuple[str, Iterable[bytes]]]:
-    """Name and bytes of each file in order, every byte checked; those of the metadata when they were read first."""
+    """Name and bytes of each file in order; every byte is checked, those of the metadata when they were read first."""
+    sums = known(array.attributes)
     shards = {array.layout.file(number): number for number in range(array.layout.shards)}
     for name in sorted(_names(array)):
-        if name in shards:
+        if name in sums:
+            yield name, checked(array.files, name, sums[name])
+        elif name in shards:
             yield name, checked_spans(array.files, shards[name], layout=array.layout)
         elif name == _PAIRS:
             yield name, [_read_pairs(array)]
         else:
             yield name, read_spans(array.files, name)
-
-
-def _known_crc32(array: _Array, name: str) -> int:
-    known: int | None = array.attributes.get(_CRC32, {}).get(name)
-    return _crc32(read_spans(array.files, name)) if known is None else known
-
-
-def _crc32(spans: Iterable[bytes]) -> int:
-    return reduce(lambda value, span: zlib.crc32(span, value), spans, 0)
-
-
-def _size(array: _Array, name: str) -> int:
-    with array.files.open(name) as file:
-        return file.size
 
 
 def _write_pairs(path: Path, pairs: dict[str, NDArray[Any]]) -> str:

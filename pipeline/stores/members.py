@@ -43,8 +43,11 @@ class Files(Protocol):
     def names(self) -> set[str]:
         """Of all of them, with ``/`` between folders."""
 
+    def size(self, name: str) -> int:
+        """Bytes of a file. Raises FileNotFoundError if there is no such file, as ``open`` does."""
+
     def open(self, name: str) -> contextlib.AbstractContextManager[OpenFile]:
-        """Raises OSError if there is no such file."""
+        """To read parts of it."""
 
 
 def read_spans(files: Files, name: str) -> Iterator[bytes]:
@@ -66,6 +69,9 @@ class ArrayFolder:
 
     def names(self) -> set[str]:
         return set(file_names(self._path))
+
+    def size(self, name: str) -> int:
+        return os.stat(f"{self._path}/{name}").st_size
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[OpenFile]:
@@ -112,6 +118,11 @@ class ArrayArchive:
 
     def names(self) -> set[str]:
         return set(self._members)
+
+    def size(self, name: str) -> int:
+        if name not in self._members:
+            raise FileNotFoundError(f"it holds no {name}")
+        return self._members[name].size
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[OpenFile]:

@@ -7,6 +7,7 @@ bucket of its own and deletes it.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -63,6 +64,7 @@ def test_killed_publisher_then_two_at_once_then_a_teammate(
         time.sleep(0.002)
     killed.kill()
     killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, "it ended before it was killed"
     published = keys(url, stage)
     assert len(published) >= 2
 
@@ -111,6 +113,7 @@ def test_whole_runs_of_a_team(url: str, root: Path, tmp_path: Path, monkeypatch:
     watched = SharedStore(url, writable=True)
     while first.poll() is None and len(list(watched.keys("flow"))) < 2:
         time.sleep(0.01)
+    assert first.poll() is None, "it ended before it was killed"
     kill_tree(first)
     both = [begin(projects[name]) for name in "ab"]
     assert [process.wait() for process in both] == [0, 0]

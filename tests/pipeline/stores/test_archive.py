@@ -17,6 +17,7 @@ from pipeline.dataset.keys import artifact_key
 from pipeline.stores import flow
 from pipeline.stores.archive import ArchiveWriter, check_archive, extract
 from pipeline.stores.checksum import crc32c, seal, unseal
+from pipeline.stores.damage import DamagedArtifact
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.provenance import made_by
 
@@ -92,16 +93,32 @@ def test_equal_arrays_give_equal_archives(store: FlowStore, tmp_path: Path) -> N
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_an_array_that_knows_no_crc32_is_packed_alike(store: FlowStore, tmp_path: Path) -> None:
-    """As those of versions before."""
+def change(store: FlowStore, files: object) -> None:
+    """Put something else in the place of what an array says of its files, with a right checksum; None is nothing."""
     path = store.path(KEY) / "zarr.json"
     metadata = unseal(path.read_bytes(), part="attributes")
-    assert metadata["attributes"].pop("crc32").keys() == files(store.path(KEY)).keys() - {"zarr.json"}
+    metadata["attributes"].pop("files", None)
+    if files is not None:
+        metadata["attributes"]["files"] = files
     path.write_bytes(seal(metadata, part="attributes"))
+
+
+def test_an_array_that_says_nothing_of_its_files_is_checked_and_packed_alike(store: FlowStore, tmp_path: Path) -> None:
+    """As those of versions before."""
+    change(store, None)
+    assert store.verify(KEY) == sum(map(len, files(store.path(KEY)).values()))
     store.pack(KEY, tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as packed:
         assert packed.testzip() is None
         assert {name: packed.read(name) for name in packed.namelist()} == files(store.path(KEY))
+
+
+@pytest.mark.parametrize("said", [[], {"c/0/0/0/0": 5}, {"c/0/0/0/0": {"crc32": None, "crc32c": 5}}, {"pairs.npz": {}}])
+def test_what_an_array_says_of_its_files_may_be_anything(said: object, store: FlowStore, tmp_path: Path) -> None:
+    change(store, said)
+    for read in (store.verify, lambda key: store.pack(key, tmp_path / "a.zip")):
+        with pytest.raises(DamagedArtifact, match=KEY):
+            read(KEY)
 
 
 def test_every_byte_of_an_archive_is_checked(store: FlowStore, tmp_path: Path) -> None:

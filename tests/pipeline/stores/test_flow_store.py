@@ -59,8 +59,10 @@ def test_plain_zarr_reads_what_was_written(count: int, tmp_path: Path) -> None:
     assert (store.read(KEY, 0, count) == fields).all()
     assert store.has(KEY)
     assert not store.has("cd" + KEY[2:])
-    crc32 = {name: zlib.crc32(data) for name, data in content(tmp_path / "ab" / KEY).items() if name != "zarr.json"}
-    assert store.attributes(KEY) == {**describe(count), "artifact_key": KEY, "crc32": crc32}
+    shard = content(tmp_path / "ab" / KEY)["c/0/0/0/0"]
+    (crc32c,) = np.frombuffer(CRC32C(location="end").encode(shard)[-4:], "<u4").tolist()  # another implementation's
+    sums = {"c/0/0/0/0": {"crc32": zlib.crc32(shard), "crc32c": crc32c}}
+    assert store.attributes(KEY) == {**describe(count), "artifact_key": KEY, "files": sums}
 
 
 def test_a_short_video_is_one_shard_file(tmp_path: Path) -> None:
