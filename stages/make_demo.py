@@ -15,10 +15,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
@@ -105,12 +107,16 @@ def encode(frames: NDArray[np.uint8], path: Path, *, fps: int) -> None:
 
 
 def _publish(out: Path, clips: list[Clip], stamp: dict[str, Any]) -> None:
-    """Render beside `out` and move into place. The caller holds the lock, so leftovers found here have no owner."""
-    staging = out.with_name(f"{TEMPORARY}{out.name}.demo")
+    """Render beside `out` and move into place. The caller holds the lock, so leftovers found here have no owner.
+
+    Each run has a folder of its own: an ffmpeg that outlives its killed run must not write into the next one's.
+    """
+    prefix = f"{TEMPORARY}{out.name}.demo-"
     replaced = out.with_name(f"{TEMPORARY}{out.name}.replaced")
-    for leftover in (staging, replaced):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    for leftover in (*out.parent.glob(f"{glob.escape(prefix)}*"), replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(dir=out.parent, prefix=prefix))
+    staging.chmod(0o755)  # mkdtemp's 0700 would hide the demo from the rest of a team
     try:
         _write(staging, clips, stamp)
         if out.exists():

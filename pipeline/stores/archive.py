@@ -13,7 +13,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 import google_crc32c
@@ -216,6 +216,9 @@ def members(read: Callable[[int, int], bytes], *, size: int) -> dict[str, Member
         if info.filename in found or offset + info.file_size > size:
             raise ValueError(f"it holds {info.filename!r} twice, or not whole")
         found[info.filename] = Member(offset, info.file_size)
+    for name in found:
+        if any(str(folder) in found for folder in PurePosixPath(name).parents):
+            raise ValueError(f"it holds {name!r} in what is a file")
     return found
 
 

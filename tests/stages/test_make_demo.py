@@ -228,7 +228,7 @@ def test_two_processes_of_different_seeds_leave_one_whole_demo(copied: Path) -> 
 def test_a_killed_run_leaves_no_demo_and_the_next_one_cleans_up(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "demo"
     process = start(out)
-    while not list(tmp_path.glob(".tmp-demo.demo/videos/*/*.mp4")):
+    while not list(tmp_path.glob(".tmp-demo.demo-*/videos/*/*.mp4")):
         assert process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)

@@ -195,6 +195,16 @@ def test_a_name_that_comes_twice_is_refused(tmp_path: Path) -> None:
         extract(tmp_path / "a.zip", tmp_path)
 
 
+def test_a_file_that_is_a_folder_too_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
+        for name in ("c", "c/0/0"):
+            packed.writestr(member(name), "content")
+    sealed(tmp_path / "a.zip")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ValueError, match="in what is a file"):
+        extract(tmp_path / "a.zip", tmp_path / "out")
+
+
 def test_files_that_lie_over_each_other_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         for name in ("a", "b"):
