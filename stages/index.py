@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,12 @@ def index(receipts: list[Receipt], *, stage: str, store: str, parameters: dict[s
         parameters: the stage's settings, which a reader compares with what it needs.
     """
     videos = {name: facts for receipt in receipts for name, facts in receipt.usable().items()}
-    outcomes = sum((Counter(receipt.count()) for receipt in receipts), Counter[str]())
     return {
         "stage": stage,
         "store": store,
         "parameters": parameters,
         "videos": dict(sorted(videos.items())),
         "quarantined": ledger(receipts),
-        "outcomes": dict(outcomes),
     }
 
 

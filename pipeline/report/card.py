@@ -188,7 +188,6 @@ def _store(name: str, index: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "videos": len(videos),
-        "fetched": index.get("outcomes", {}).get("fetched", 0),
         "frames": sum(facts["frames"] for facts in videos.values()),
         "sizes": _kinds([f"{facts['width']} × {facts['height']}" for facts in videos.values()], limit=3),
         "clipped": spread(list(clipped.values())),

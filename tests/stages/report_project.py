@@ -149,8 +149,7 @@ def _index(
     stage: str, store: Path, parameters: dict[str, Any], videos: dict[str, Any], manifest: Manifest
 ) -> dict[str, Any]:
     lost = {video.id: {"stage": video.stage, "reason": video.reason} for video in manifest.quarantined}
-    index = {"stage": stage, "store": str(store), "parameters": parameters, "videos": videos, "quarantined": lost}
-    return index | {"outcomes": {"done": len(videos), "quarantined": len(lost)}}
+    return {"stage": stage, "store": str(store), "parameters": parameters, "videos": videos, "quarantined": lost}
 
 
 def _marked(manifest: Manifest) -> Manifest:

@@ -333,7 +333,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Project:
         experiment |= {"weight": 1.0, "paper": {"rgb": 85.17, "flow": None}[name]}
     project.config = load(values | {"fusions": fusions})
     project.results = project.evaluate()
-    project.indexes["flow"]["outcomes"] = {"done": 3, "fetched": 14}
     return project
 
 
@@ -384,13 +383,6 @@ def test_maps_are_laid_over_frames_and_the_action_is_shaded(told: Project) -> No
     section = html[html.index('<section id="attention">') :]
     bars = re.findall(r'<svg class="bars".*?</svg>', section)
     assert all(re.findall(r'class="truth" d="M(\d)', bar) == ["3", "4", "5", "6", "7"] for bar in bars[::2])
-
-
-def test_videos_from_the_shared_store_are_counted(told_page: Page, page: Page) -> None:
-    text = " ".join(told_page.sections["dataset"].split())
-    assert text.count("taken from the shared store") == 1
-    assert "14 taken from the shared store" in text
-    assert "shared store" not in page.sections["dataset"]
 
 
 def test_a_run_without_truth_says_nothing_of_it(page: Page) -> None:
