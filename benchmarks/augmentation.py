@@ -92,11 +92,11 @@ def measure(row: Row, *, rounds: int, device: torch.device) -> dict[str, float]:
     images, views = make_batch(row)
     there, boxes = images.to(device), views.to(device)
     works: dict[str, Callable[[], object]] = {
-        "opencv": lambda: cut_opencv(images, views, size=row.size, flow=True).to(device),
-        "torch": lambda: cut_torch(images.to(device), boxes, size=row.size, flow=True),
+        "opencv": lambda: cut_opencv(images, views, size=row.size, flow_from=0).to(device),
+        "torch": lambda: cut_torch(images.to(device), boxes, size=row.size, flow_from=0),
     }
     if row.scales:
-        snippets = cut_torch(there, boxes, size=row.size, flow=True)[:, 0]
+        snippets = cut_torch(there, boxes, size=row.size, flow_from=0)[:, 0]
         works["step"] = training_step(snippets, segments=row.segments)
     times: dict[str, list[float]] = {name: [] for name in works}
     names = list(works)

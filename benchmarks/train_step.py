@@ -9,8 +9,9 @@ of one thread, on a CUDA device wall time. Reading data and the optimiser's own 
 
 STA-CNN's RGB stream has a second trunk, the Spatial Attention Network (an eighth of its width beside the backbone
 tiny); its step alone is timed too: `san_cost` is its time over the bare backbone's, `overhead_over_both_trunks` what
-the rest of the model adds to the two. An image is what the classifier
-sees of one snippet: a stack of flow, or a frame. The last line is one JSON object.
+the rest of the model adds to the two. The 3D networks see one clip of 112 pixels a video: ResNeXt3D-101 as published,
+16 frames, with STA in layer4; Res3D-18 as published, 8 frames, with JSTA's block after res3b. An image is what the
+classifier sees of one snippet: a stack of flow, a frame, or a clip. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -27,17 +28,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.backbones.convention import Normalise
-from models.build import build, build_backbone
+from models.build import BACKBONES, VIDEO_BACKBONES, build, build_backbone, build_video_backbone
 from models.flownet import SpatialAttentionNetwork
 
 CLASSES, SEGMENTS, DROPOUT = 101, 3, 0.5
 FLOW_CHANNELS, RGB_CHANNELS = 10, 6
-SIDE_PX = {"tiny": 96}
+SIDE_PX = {"tiny": 96, "resnext3d101": 112, "res3d18": 112}
 LARGE_SIDE_PX = 224
+CLIP_FRAMES = {"resnext3d101": 16, "res3d18": 8}
+CLIP_FAMILIES = {"resnext3d101": "sta_net", "res3d18": "jsta"}
 SAN_WIDTH = {"tiny": 0.125}
 CPU_VIDEOS = {"tiny": 24}
 FEW_CPU_VIDEOS, CUDA_VIDEOS = 2, 32
-ROUNDS = {"tiny": 21}  # short steps differ more
+ROUNDS = {"tiny": 21, "resnext3d101": 11, "res3d18": 11}  # short steps differ more, and little is looked for
 FEW_ROUNDS = 7
 NOT_MEASURED = "not measured: there is no CUDA device"
 
@@ -47,16 +50,23 @@ Step = Callable[[], None]
 class Bare(nn.Module):
     """The backbone, dropout and a linear classifier: snippets (M, C, H, W) raw -> (M, K)."""
 
-    def __init__(self, name: str, *, modality: str, in_channels: int) -> None:
+    def __init__(self, name: str, *, modality: str, in_channels: int, side: int) -> None:
         super().__init__()
-        backbone = build_backbone(name, in_channels=in_channels)
+        self.clips = name in VIDEO_BACKBONES
+        if self.clips:
+            backbone: Any = build_video_backbone(name, in_channels=3, frames=in_channels // 3, size=side)
+        else:
+            backbone = build_backbone(name, in_channels=in_channels)
         self.normalise = Normalise(backbone.input_spec, modality=modality, in_channels=in_channels)
         self.backbone = backbone
         self.dropout = nn.Dropout(DROPOUT)
         self.fc = nn.Linear(backbone.feature_dim, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(self.dropout(self.backbone(self.normalise(x))))
+        x = self.normalise(x)
+        if self.clips:
+            x = x.unflatten(1, (-1, 3)).transpose(1, 2)  # M 3T H W -> M T 3 H W -> M 3 T H W
+        return self.fc(self.dropout(self.backbone(x)))
 
 
 def bare_step(model: nn.Module, x: Tensor, labels: Tensor) -> Step:
@@ -71,11 +81,13 @@ def bare_step(model: nn.Module, x: Tensor, labels: Tensor) -> Step:
 
 def model_step(backbone: str, x: Tensor, labels: Tensor, *, modality: str, **switches: Any) -> Step:
     """One step of a family on snippets (B, N, C, H, W) of videos with labels (B,)."""
+    clips = backbone in VIDEO_BACKBONES
+    seen: dict[str, Any] = {"snippet": x.shape[2] // 3} if clips else {"segments": x.shape[1]}
     model = build(
         num_classes=CLASSES,
         modality=modality,
         in_channels=x.shape[2],
-        segments=x.shape[1],
+        **seen,
         dropout=DROPOUT,
         backbone=backbone,
         input_size=x.shape[-1],
@@ -100,7 +112,7 @@ def san_step(x: Tensor, *, width: float) -> Step:
 
 def flow_steps(backbone: str, x: Tensor, labels: Tensor) -> dict[str, Step]:
     """What a flow stream may be; the first is the bare backbone."""
-    bare = Bare(backbone, modality="flow", in_channels=FLOW_CHANNELS).to(x.device)
+    bare = Bare(backbone, modality="flow", in_channels=FLOW_CHANNELS, side=x.shape[-1]).to(x.device)
     sta: dict[str, Any] = {"family": "sta_cnn", "modality": "flow", "groups": 1, "top": 1}
     return {
         "bare": bare_step(bare, x, labels),
@@ -112,13 +124,23 @@ def flow_steps(backbone: str, x: Tensor, labels: Tensor) -> dict[str, Step]:
 
 def rgb_steps(backbone: str, x: Tensor, labels: Tensor) -> dict[str, Step]:
     """The RGB stream with its second trunk, and that trunk alone."""
-    bare = Bare(backbone, modality="rgb", in_channels=3).to(x.device)
+    bare = Bare(backbone, modality="rgb", in_channels=3, side=x.shape[-1]).to(x.device)
     switches: dict[str, Any] = {"family": "sta_cnn", "modality": "rgb", "groups": 1, "top": 1, "spatial": "san"}
     width = SAN_WIDTH.get(backbone, 1.0)
     return {
         "bare": bare_step(bare, x[:, :, :3], labels),
         "sta_cnn rgb stream": model_step(backbone, x, labels, **switches, san_width=width),
         "san": san_step(x, width=width),
+    }
+
+
+def clip_steps(backbone: str, x: Tensor, labels: Tensor) -> dict[str, Step]:
+    """A 3D network with attention; the first is the bare backbone."""
+    family = CLIP_FAMILIES[backbone]
+    bare = Bare(backbone, modality="rgb", in_channels=x.shape[2], side=x.shape[-1]).to(x.device)
+    return {
+        "bare": bare_step(bare, x, labels),
+        family: model_step(backbone, x, labels, modality="rgb", family=family),
     }
 
 
@@ -167,6 +189,13 @@ def compare(seconds: dict[str, list[float]], *, images: int) -> dict[str, dict[s
     return rows
 
 
+def inputs(backbone: str) -> list[tuple[str, int, int, Callable[[str, Tensor, Tensor], dict[str, Step]]]]:
+    """What a backbone is timed on: modality, snippets a video, channels of one, and the steps."""
+    if backbone in VIDEO_BACKBONES:
+        return [("rgb", 1, 3 * CLIP_FRAMES[backbone], clip_steps)]
+    return [("flow", SEGMENTS, FLOW_CHANNELS, flow_steps), ("rgb", SEGMENTS, RGB_CHANNELS, rgb_steps)]
+
+
 def measure(backbones: list[str], *, videos: int | None, rounds: int | None, device: torch.device) -> dict[str, Any]:
     """Rows by backbone and modality; printed as they come."""
     result: dict[str, Any] = {}
@@ -177,12 +206,12 @@ def measure(backbones: list[str], *, videos: int | None, rounds: int | None, dev
         turns = rounds or ROUNDS.get(backbone, FEW_ROUNDS)
         result[backbone] = {"videos": batch, "side_px": side, "rounds": turns}
         labels = torch.arange(batch, device=device) % CLASSES
-        for modality, channels, steps in (("flow", FLOW_CHANNELS, flow_steps), ("rgb", RGB_CHANNELS, rgb_steps)):
+        for modality, snippets, channels, steps in inputs(backbone):
             torch.manual_seed(0)
-            shape = (batch, SEGMENTS, channels, side, side)
+            shape = (batch, snippets, channels, side, side)
             x = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
             seconds = interleaved(steps(backbone, x, labels), rounds=turns, device=device)
-            rows = compare(seconds, images=batch * SEGMENTS)
+            rows = compare(seconds, images=batch * snippets)
             result[backbone][modality] = rows
             for name, row in rows.items():
                 numbers = ", ".join(f"{key} {value:.3f}" for key, value in row.items())
@@ -193,8 +222,12 @@ def measure(backbones: list[str], *, videos: int | None, rounds: int | None, dev
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Training steps of the models beside their bare backbones.")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--backbones", nargs="+", default=["tiny", "bn_inception"])
-    parser.add_argument("--videos", type=int, help=f"videos a batch, {SEGMENTS} snippets each (default: by device)")
+    parser.add_argument(
+        "--backbones", nargs="+", choices=(*BACKBONES, *CLIP_FRAMES), default=["tiny", "bn_inception", *CLIP_FRAMES]
+    )
+    parser.add_argument(
+        "--videos", type=int, help=f"a batch, {SEGMENTS} snippets or one clip each (default: by device)"
+    )
     parser.add_argument("--rounds", type=int, help="of steps that are timed (default: by backbone)")
     arguments = parser.parse_args(argv)
     if arguments.device == "cuda" and not torch.cuda.is_available():

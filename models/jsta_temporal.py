@@ -141,6 +141,8 @@ class JSTATemporal(nn.Module):
     or a mask of another shape, and for a video without clips.
     """
 
+    load_report: None = None  # a head reads no pretrained file
+
     def __init__(
         self,
         *,

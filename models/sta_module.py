@@ -208,20 +208,28 @@ def insert(
     return added
 
 
-def mars_loss(logits: Tensor, features: Tensor, teacher: Tensor, labels: Tensor, *, alpha: float = 50.0) -> Tensor:
+def mars_loss(
+    logits: Tensor,
+    features: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 50.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
     """Cross-entropy of the student's (B, K) logits plus `alpha` times the mean squared error of its (B, D) features.
 
     Crasto, Weinzaepfel, Alahari and Schmid, "MARS: Motion-Augmented RGB Stream for Action Recognition", CVPR 2019, with
     `alpha` and the mean over all features as in its released code. The student sees images; the `teacher` features
-    (B, D) come from a trained flow network and get no gradient. `labels` (B,) are class indices. Computed in float32.
-    Raises ValueError when the features differ in shape.
+    (B, D) come from a trained flow network and get no gradient. `labels` (B,) are class indices, smoothed in the
+    cross-entropy by `label_smoothing`. Computed in float32. Raises ValueError when the features differ in shape.
     """
     if features.shape != teacher.shape:
         raise ValueError(
             f"student features of shape {tuple(features.shape)} cannot imitate a teacher's of {tuple(teacher.shape)}"
         )
     imitation = F.mse_loss(features.float(), teacher.detach().float())
-    return F.cross_entropy(logits.float(), labels) + alpha * imitation
+    return F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing) + alpha * imitation
 
 
 def _open(last: nn.Conv3d) -> None:

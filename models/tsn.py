@@ -52,7 +52,7 @@ def parameter_groups(model: nn.Module, *, modality: str) -> list[ParameterGroup]
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            kind = "bias" if name.endswith("bias") else "weight"
+            kind = "bias" if "bias" in name else "weight"  # an LSTM's is bias_ih_l0
             if isinstance(module, _BatchNorm):
                 kind = "batch_norm"
             elif module is first:

@@ -3,8 +3,9 @@
 Layouts understood: a bare state_dict, or one under "state_dict" (with "arch", "epoch", "optimizer", ... beside it);
 names prefixed by DataParallel ("module."), by the TSN port ("base_model.") or by a family of ours ("backbone."); a
 classifier called fc, last_linear, new_fc or fc_custom; a first convolution called conv1_custom; BatchNorm tensors of
-shape (1, C) (converted from Caffe); files without num_batches_tracked. An image network's first convolution becomes
-one for flow by cross-modality initialisation (Wang et al., "Temporal Segment Networks", ECCV 2016, section 3.3).
+shape (1, C) (converted from Caffe); files without num_batches_tracked. The 3D networks' modules know the other names
+that their files have (`published_names`). An image network's first convolution becomes one for flow by cross-modality
+initialisation (Wang et al., "Temporal Segment Networks", ECCV 2016, section 3.3).
 
 `load_pretrained` is for published files, `load_initial` for a training of our own that another one starts from; a
 FlowNetS encoder is read by `models.flownet`. Files are opened with `weights_only=True`: a checkpoint is data and cannot
@@ -12,7 +13,7 @@ run code.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.backbones import c3d, p3d, res3d18, resnet3d
 from models.tsn import CONVOLUTIONS
 
 WRAPPERS = ("module.", "_forward_module.", "_orig_mod.")
 PREFIXES = (*WRAPPERS, "base_model.", "backbone.")
-CLASSIFIERS = ("fc", "last_linear", "new_fc", "fc_custom")
+CLASSIFIERS = ("fc", "last_linear", "new_fc", "fc_custom", "fc8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
     backbone tensor missing, of another shape, or left over.
     """
     target = {_strip(name): tensor for name, tensor in model.state_dict().items()}
-    source = _source(path, known=target)
+    source = _source(path, model=model, known=target)
     backbone = _backbone_names(model)
     first_conv = _first_conv_name(model)
 
@@ -79,8 +81,8 @@ def load_pretrained(model: nn.Module, path: str | Path) -> LoadReport:
             dropped.append(name)
     missing = [name for name in target if name not in source and not name.endswith("num_batches_tracked")]
     extra = [name for name in source if name not in target]
-    dropped += [name for name in extra if name.startswith("fc.")]
-    unexpected = [name for name in extra if not name.startswith("fc.")]
+    dropped += [name for name in extra if _of_classifier(name)]
+    unexpected = [name for name in extra if not _of_classifier(name)]
 
     parts = {name.split(".")[0] for name in backbone}
     faults = {
@@ -172,15 +174,42 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _source(path: str | Path, *, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _source(path: str | Path, *, model: nn.Module, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The file's tensors under the names of our models."""
-    source: dict[str, Tensor] = {}
-    for name, tensor in read_state_dict(path).items():
-        renamed = _rename(name, known=known)
-        if renamed in source:
-            raise ValueError(f"{path} has two tensors for {renamed} (one is {name}); remove one of them")
-        source[renamed] = tensor
-    return source
+    state = _renamed(read_state_dict(path), _strip, path=path)
+    try:
+        state = _published(state, backbone=getattr(model, "backbone", model))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is a checkpoint of another model: it looks like {_architecture(state)}, "
+            f"the model is {_architecture(known)}; {error}"
+        ) from error
+    return _renamed(state, lambda name: _rename(name, known=known), path=path)
+
+
+def _published(state: dict[str, Tensor], *, backbone: nn.Module) -> dict[str, Tensor]:
+    """`state` under the names of `backbone`, as its module understands the files that were published of it."""
+    match backbone:
+        case c3d.C3D():
+            return c3d.published_names(state)
+        case p3d.P3D():
+            return p3d.published_names(state)
+        case res3d18.Res3D18():
+            return res3d18.published_names(state)
+        case resnet3d.ResNet3D():
+            return resnet3d.published_names(state)
+        case _:
+            return state
+
+
+def _renamed(state: Mapping[str, Tensor], rename: Callable[[str], str], *, path: str | Path) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        new = rename(name)
+        if new in renamed:
+            raise ValueError(f"{path} has two tensors for {new} (one is {name}); remove one of them")
+        renamed[new] = tensor
+    return renamed
 
 
 def strip(name: str, *, prefixes: tuple[str, ...] = WRAPPERS) -> str:
@@ -196,8 +225,7 @@ def _strip(name: str) -> str:
 
 
 def _rename(name: str, *, known: Mapping[str, Tensor]) -> str:
-    """A published name in the terms of our models; names the model knows already stay."""
-    name = _strip(name)
+    """A stripped name in the terms of our models; names the model knows already stay."""
     if name in known:
         return name
     part, _, rest = name.partition(".")
@@ -210,8 +238,12 @@ def _backbone_names(model: nn.Module) -> set[str]:
     """Stripped names that a checkpoint must supply: those under `backbone`, or all but the classifier."""
     names = list(model.state_dict())
     inside = [name for name in names if name.startswith("backbone.")]
-    required = inside or [name for name in names if not name.startswith("fc.")]
+    required = inside or [name for name in names if not _of_classifier(name)]
     return {_strip(name) for name in required}
+
+
+def _of_classifier(name: str) -> bool:
+    return name.split(".")[0] in CLASSIFIERS
 
 
 def _first_conv_name(model: nn.Module) -> str | None:
@@ -250,10 +282,20 @@ def _architecture(names: Mapping[str, Tensor]) -> str:
         return "BN-Inception"
     if "stage1.0.weight" in names:
         return "TinyCNN"
-    if "layer1.0.conv1.weight" not in names:
-        return "an unknown architecture"
-    kind = "bottleneck" if "layer1.0.conv3.weight" in names else "basic"
+    if any(name.startswith(("res2a.", "res2a_")) for name in names):
+        return "Res3D-18"
+    if "conv3a.weight" in names or ("features.0.weight" in names and names["features.0.weight"].ndim == 5):
+        return "C3D"
+    return _residual(names) if "layer1.0.conv1.weight" in names else "an unknown architecture"
+
+
+def _residual(names: Mapping[str, Tensor]) -> str:
+    """As `_architecture`, of networks with the names of torchvision's ResNets."""
     blocks = len({name.split(".")[1] for name in names if name.startswith("layer3.")})
+    if "layer4.0.conv_normal.weight" in names:
+        depth = {6: 63, 23: 131, 36: 199}.get(blocks)
+        return f"P3D-{depth}" if depth else "an unknown P3D"
+    kind = "bottleneck" if "layer1.0.conv3.weight" in names else "basic"
     depths = {
         ("basic", 2): 18,
         ("basic", 6): 34,
@@ -261,7 +303,14 @@ def _architecture(names: Mapping[str, Tensor]) -> str:
         ("bottleneck", 23): 101,
         ("bottleneck", 36): 152,
     }
-    return f"ResNet-{depths[kind, blocks]}" if (kind, blocks) in depths else "an unknown residual network"
+    if (kind, blocks) not in depths:
+        return "an unknown residual network"
+    first, second = names["layer1.0.conv1.weight"], names.get("layer1.0.conv2.weight")
+    grouped = kind == "bottleneck" and second is not None and second.shape[1] < first.shape[0]
+    name = f"{'ResNeXt' if grouped else 'ResNet'}{'3D' if first.ndim == 5 else ''}-{depths[kind, blocks]}"
+    if first.ndim == 5 and "layer2.0.downsample.0.weight" not in names:
+        return f"{name} with shortcut A"
+    return name
 
 
 def _some(names: Iterable[str]) -> str:

@@ -125,6 +125,8 @@ class WhereWhen(nn.Module):
     switch, a value out of range and an input of another shape.
     """
 
+    load_report: None = None  # a head reads no pretrained file
+
     def __init__(
         self,
         *,

@@ -27,17 +27,23 @@ from pydantic import (
 
 from pipeline.dataset.sources import ALL_KEYS, Dataset, check_keys
 from pipeline.experiments import (
-    ATWConfig,
     ExperimentConfig,
-    ModelConfig,
     OptimConfig,
     PredictionConfig,
     SamplingConfig,
+    check_dependencies,
+    check_flow_of_frames,
+    check_splits,
+)
+from pipeline.families import (
+    ATWConfig,
+    JSTAConfig,
+    JSTATemporalConfig,
+    ModelConfig,
     SanConfig,
     STACNNConfig,
-    check_flow_of_frames,
-    check_initials,
-    check_splits,
+    STANetConfig,
+    WhereWhenConfig,
 )
 from pipeline.fusions import EvaluationSettings, FuseOn, FusionConfig, check_fusions, check_scale, evaluation_settings
 from pipeline.sections import (
@@ -67,14 +73,18 @@ __all__ = [
     "FusionConfig",
     "GeometryConfig",
     "ImportedFlowConfig",
+    "JSTAConfig",
+    "JSTATemporalConfig",
     "ModelConfig",
     "OptimConfig",
     "PredictionConfig",
     "STACNNConfig",
+    "STANetConfig",
     "SamplingConfig",
     "SanConfig",
     "StoreConfig",
     "WarpedFlowConfig",
+    "WhereWhenConfig",
     "canonical",
     "load",
     "main",
@@ -159,11 +169,14 @@ class Config(Section):
     @model_validator(mode="after")
     def _across_experiments(self) -> Self:
         check_splits(self.experiments, self.splits)
-        check_initials(self.experiments)
+        check_dependencies(self.experiments)
         check_fusions(self.fusions, self.experiments)
         check_scale(self.evaluation["fusions"], self.experiments)
         if any(experiment.san and experiment.san.targets == "flow" for experiment in self.experiments.values()):
             check_flow_of_frames(self.frames.model_dump(mode="json"), self.flow.model_dump(mode="json"))
+        for teacher in {one.mars.teacher for one in self.experiments.values() if one.mars}:
+            flow = getattr(self, self.experiments[teacher].modality)
+            check_flow_of_frames(self.frames.model_dump(mode="json"), flow.model_dump(mode="json"), who="MARS")
         return self
 
     @model_validator(mode="after")
@@ -180,9 +193,9 @@ class Config(Section):
         return self.work or Path("work") / self.name
 
     def store_folder(self, stage: str, recipe: str) -> Path:
-        """The local store of a stage. Datasets can share flow, which is addressed by content; not buckets."""
-        if stage in ("flow", "warped_flow"):
-            return (self.store.local or self.work_dir / "stores") / "flow"
+        """The local store of a stage. Datasets can share what is addressed by content; not buckets."""
+        if stage in ("flow", "warped_flow", "features"):
+            return (self.store.local or self.work_dir / "stores") / ("features" if stage == "features" else "flow")
         return (self.store.local / self.name if self.store.local else self.work_dir / "stores") / f"{stage}-{recipe}"
 
     @property

@@ -1,165 +1,51 @@
-"""The sections of an experiment: model, sampling, optimisation, prediction. Typed, documented, unknown keys refused.
+"""The sections of an experiment: sampling, optimisation, prediction, and what it begins with. Typed, documented.
 
-Imports stay light, as in ``pipeline.sections``.
+The section ``model`` is in ``pipeline.families``. Imports stay light, as in ``pipeline.sections``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
+from pipeline.families import (
+    ATWConfig,
+    HeadConfig,
+    ImageNetworkConfig,
+    JSTAConfig,
+    JSTATemporalConfig,
+    ModelConfig,
+    NetworkConfig,
+    SanConfig,
+    STACNNConfig,
+    STANetConfig,
+    VideoNetworkConfig,
+)
 from pipeline.sections import Count, Fraction, Name, Positive, Scale, Section
-
-Backbone = Literal["tiny", "bn_inception", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
-
-
-class BackboneConfig(Section):
-    """What the families share: a CNN and how its weights begin."""
-
-    family: str
-    backbone: Backbone = Field("tiny", description="CNN of the stream")
-    pretrained: Path | None = Field(None, description="checkpoint file of the backbone; null trains from scratch")
-    dropout: float = Field(0.5, ge=0.0, lt=1.0, description="before the classifier")
-    partial_bn: bool = Field(False, description="freeze every BatchNorm but the first, for fine-tuning")
-
-    @property
-    def unheard(self) -> set[str]:
-        """Switches that mean nothing beside the others."""
-        return set()
-
-
-class ATWConfig(BackboneConfig):
-    """ATW; the switches are explained in models/atw.py."""
-
-    family: Literal["atw"] = Field("atw", description="which paper's model: atw or sta_cnn")
-    consensus: Literal["softmax_att", "segment_linear", "avg", "max"] = Field(
-        "softmax_att", description="how segments become one video score"
-    )
-    att_input: Literal["logits", "features"] = Field("logits", description="what the attention looks at")
-    activation: Literal["relu", "tanh", "sigmoid", "identity"] = Field("relu", description="of the attention energy")
-    init: Literal["gauss", "one", "inv_n"] = Field("gauss", description="initial attention weights")
-
-    @property
-    def unheard(self) -> set[str]:
-        match self.consensus:
-            case "softmax_att":
-                return set()
-            case "segment_linear":
-                return {"att_input"}
-            case "avg" | "max":
-                return {"att_input", "activation", "init"}
-
-
-class SanConfig(Section):
-    """The Spatial Attention Network of STA-CNN's RGB stream and its pre-training, which predicts optical flow."""
-
-    width: Scale = Field(1.0, description="part of FlowNetS's channels that every layer keeps, for small runs")
-    last_pool_stride: Literal[1, 2] = Field(1, description="2: as all, and the map is resized to the classifier's")
-    targets: Literal["flow", "flying_chairs", "none"] = Field(
-        "flow", description="flow to predict: of the own stores, training videos only; rendered pairs; no pre-training"
-    )
-    flying_chairs: Path | None = Field(None, description="folder of FlyingChairs' pairs; with targets: flying_chairs")
-    encoder: Path | None = Field(None, description="checkpoint file of FlowNetS to begin with; null: random weights")
-    epochs: Count = Field(300, description="passes over the pairs, or one random pair of each training video")
-    batch_size: Count = Field(8, description="pairs a step, over all devices")
-    lr: Positive = Field(1e-4, description="initial learning rate of Adam")
-    weight_decay: float = Field(4e-4, ge=0.0, description="on weights, not on biases")
-    milestones: tuple[Count, ...] = Field((100, 150, 200), description="epochs after which lr is multiplied by gamma")
-    gamma: Positive = Field(0.5, description="factor at a milestone")
-    crop: tuple[Count, Count] | Count | None = Field(
-        None, description="height and width of the input, or one side; null: 320 x 448, of videos the input_size"
-    )
-    theta: Literal["exp2", "hundredth"] = Field(
-        "exp2", description="error that costs nothing: exp(-2) or 0.01 of the true flow"
-    )
-
-    @model_validator(mode="after")
-    def _folder_of_its_targets(self) -> Self:
-        chairs = self.targets == "flying_chairs"
-        if chairs != (self.flying_chairs is not None):
-            raise ValueError(
-                "targets: flying_chairs needs the folder flying_chairs"
-                if chairs
-                else f"targets: {self.targets} does not read the folder flying_chairs; remove it, or set the targets"
-            )
-        if min(self.crop_px) < 32:
-            raise ValueError(f"crop {self.crop} is too small for a CNN; use sides of 32 or more")
-        return self
-
-    @property
-    def crop_px(self) -> tuple[int, int]:
-        """Height and width of the pre-training's input; an experiment fills in its ``input_size`` before."""
-        match self.crop:
-            case None:
-                return (320, 448) if self.targets == "flying_chairs" else (224, 224)
-            case int():
-                return (self.crop, self.crop)
-            case _:
-                return self.crop
-
-
-class STACNNConfig(BackboneConfig):
-    """STA-CNN; the switches are explained in models/sta_cnn.py."""
-
-    family: Literal["sta_cnn"] = Field("sta_cnn", description="which paper's model: atw or sta_cnn")
-    spatial: Literal["none", "shared", "san"] = Field(
-        "none", description="spatial attention: from the classifier's own features, or a network of its own (RGB)"
-    )
-    groups: Count = Field(1, description="runs of segments that each choose their own; TS(N, n): 1, TS(NxM, Nxm): N")
-    top: Count | None = Field(None, description="segments that count in a group, the most confident; null: all")
-    select_loss: Literal["mean_logits", "mean_loss"] = Field(
-        "mean_logits", description="loss of the mean of the chosen segments' logits, or the mean of their losses"
-    )
-    aux_lambda: float = Field(
-        0.3, ge=0.0, allow_inf_nan=False, description="weight of the auxiliary loss; 0: no such head"
-    )
-    aux_pool: Literal["mean", "sum"] = Field("mean", description="what equation 5 does with the places of the map")
-    sal_weights: Literal["per_position", "shared"] = Field(
-        "per_position", description="whether each position of the map has its own weights"
-    )
-    pool_weights: Literal["softmax", "raw"] = Field("softmax", description="what weighs the features in equation 9")
-    pool_scale: Literal["none", "mean"] = Field("none", description="mean: the further 1/K^2 of equation 9")
-    san: SanConfig = Field(SanConfig(), description="read with spatial: san only")
-
-    @property
-    def own_san(self) -> SanConfig | None:
-        """The section ``san`` if it is read."""
-        return self.san if self.spatial == "san" else None
-
-    @property
-    def unheard(self) -> set[str]:
-        if self.spatial == "none":
-            return {"aux_lambda", "aux_pool", "sal_weights", "pool_weights", "pool_scale"}
-        return {"aux_pool"} if self.aux_lambda == 0 else set()
-
-
-FAMILIES = ("atw", "sta_cnn")
-
-
-def _family(given: Any) -> str:
-    """Which family's section this is; what is neither a mapping nor a section is left to fail as one."""
-    return str(given.get("family", "atw") if isinstance(given, dict) else getattr(given, "family", "atw"))
-
-
-ModelConfig = Annotated[
-    Annotated[ATWConfig, Tag("atw")] | Annotated[STACNNConfig, Tag("sta_cnn")], Discriminator(_family)
-]
-"""An attention model: the section of its family."""
 
 
 class SamplingConfig(Section):
     """Which frames a model sees, and how they are cropped."""
 
-    segments: Count = Field(4, description="snippets a video in training (N)")
-    snippet: Count = Field(1, description="frames or flow fields a snippet; the papers: RGB 1 or 2, flow 5")
-    test_segments: Count = Field(25, description="snippets a video in testing (T)")
-    test_crops: Literal[1, 5, 10] = Field(1, description="1: centre; 5: corners too; 10: mirrored too")
+    segments: Count = Field(4, description="snippets (of 3D CNNs clips) a video in training (N)")
+    snippet: Count = Field(1, description="frames or flow fields a snippet; the papers: RGB 1 or 2, flow 5, clips 8 on")
+    stride: Count = Field(1, description="from one frame of a snippet to its next")
+    spread: bool = Field(True, description="training snippets in equal parts of the video; false: one run of frames")
+    short: Literal["hold", "loop"] = Field("hold", description="past a video's end: its last frame, or from its start")
+    test_segments: Count | None = Field(25, description="snippets a video in testing (T); null: all, one after another")
+    test_crops: Literal["whole", 1, 5, 10] = Field(
+        1, description="1: centre; 5: corners too; 10: mirrored too; whole: all of the frame, squashed to a square"
+    )
+    test_scale: Scale = Field(0.875, description="side of a test crop as a part of the short side")
     input_size: Count = Field(224, description="side of the square network input, pixels")
     crop_scales: tuple[Scale, ...] = Field(
         (1.0, 0.875, 0.75), min_length=1, description="training crops, parts of the short side"
+    )
+    crop_places: Literal["tsn", "corners", "random"] = Field(
+        "tsn", description="of training crops: tsn: 13, nearly square; corners: those and the centre; random: anywhere"
     )
     flip: bool = Field(True, description="mirror at random in training; flow x is negated with it")
 
@@ -167,17 +53,31 @@ class SamplingConfig(Section):
 class OptimConfig(Section):
     """Optimisation of one experiment."""
 
-    epochs: Count = Field(50, description="passes over the training videos")
+    epochs: int = Field(50, ge=0, description="passes over the training videos; 0 keeps what training begins with")
     batch_size: Count = Field(32, description="videos a step, over all devices")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has momentum")
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = Field("sgd", description="sgd has momentum")
     lr: Positive = Field(0.001, description="initial learning rate")
     momentum: Fraction = Field(0.9, description="of sgd")
+    dampening: Fraction = Field(0.0, description="of sgd's momentum")
     weight_decay: float = Field(5e-4, ge=0.0, description="on weights, not on biases or BatchNorm")
-    schedule: Literal["step", "cosine"] = Field("step", description="step: at milestones; cosine: to zero")
+    schedule: Literal["step", "cosine", "plateau"] = Field(
+        "step", description="step: at milestones; cosine: to zero; plateau: when the training loss no longer falls"
+    )
     milestones: tuple[Count, ...] = Field((), description="epochs after which the learning rate is multiplied by gamma")
-    gamma: Positive = Field(0.1, description="factor at a milestone")
+    patience: int = Field(10, ge=0, description="of plateau: epochs without a lower loss before lr is multiplied")
+    gamma: Positive = Field(0.1, description="factor at a milestone or on a plateau")
     clip_norm: Positive | None = Field(None, description="largest gradient norm")
     label_smoothing: Fraction = Field(0.0, description="of the cross-entropy")
+    train_only: tuple[str, ...] | None = Field(
+        None, min_length=1, description="parts of names of the parameters that learn, as layer4; null: all"
+    )
+
+
+class MarsConfig(Section):
+    """MARS: an RGB network that also learns to have the features of a trained flow network."""
+
+    teacher: Name = Field(description="experiment on flow whose trained model is the teacher")
+    alpha: Positive = Field(50.0, description="weight of the features' mean squared error")
 
 
 Prediction = Literal["model", "average", "dcw"]
@@ -203,6 +103,10 @@ class ExperimentConfig(Section):
     )
     splits: tuple[Name, ...] | None = Field(None, min_length=1, description="of the run's splits; null: all of them")
     initial: Name | None = Field(None, description="experiment whose trained model this one's training begins with")
+    features: Name | None = Field(
+        None, description="experiment whose trained network makes the features that jsta_temporal and where_when read"
+    )
+    mars: MarsConfig | None = Field(None, description="of sta_net on frames: the flow teacher that it imitates")
     paper: float | None = Field(None, ge=0.0, le=100.0, description="the paper's accuracy, per cent, to stand beside")
     model: ModelConfig = ATWConfig()
     sampling: SamplingConfig = SamplingConfig()
@@ -212,7 +116,18 @@ class ExperimentConfig(Section):
     @property
     def predicts(self) -> Prediction:
         """How it predicts, its family's own way unless told."""
-        return self.prediction.kind or ("model" if self.model.family == "atw" else "dcw")
+        return self.prediction.kind or ("dcw" if self.model.family == "sta_cnn" else "model")
+
+    @property
+    def pretrained(self) -> Path | None:
+        """The checkpoint file that its network begins with, if it has a network of its own and such a file."""
+        return self.model.pretrained if isinstance(self.model, NetworkConfig) else None
+
+    @property
+    def depends_on(self) -> Iterator[str]:
+        """Experiments that must be trained before."""
+        teacher = self.mars.teacher if self.mars else None
+        yield from (name for name in (self.initial, self.features, teacher) if name is not None)
 
     @property
     def san(self) -> SanConfig | None:
@@ -234,9 +149,51 @@ class ExperimentConfig(Section):
 
     @model_validator(mode="after")
     def _nothing_to_freeze(self) -> Self:
-        if self.model.partial_bn and self.model.pretrained is None and self.initial is None:
+        partial = isinstance(self.model, ImageNetworkConfig) and self.model.partial_bn
+        if partial and self.pretrained is None and self.initial is None:
             raise ValueError(
                 "model.partial_bn would freeze untrained statistics; give model.pretrained or initial, or use false"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _features_of_another(self) -> Self:
+        family, heads = self.model.family, isinstance(self.model, get_args(HeadConfig))
+        if heads != (self.features is not None):
+            raise ValueError(
+                f"model.family {family} reads features; name the experiment that makes them in features"
+                if heads
+                else f"features {self.features!r} is not read by model.family {family}; remove it"
+            )
+        if heads and self.sampling.test_crops not in ("whole", 1):
+            raise ValueError(
+                f"sampling.test_crops {self.sampling.test_crops} are too many for {family}, whose features are of one "
+                "view; use 1 or whole"
+            )
+        if heads and self.initial is not None:
+            raise ValueError(f"initial {self.initial!r} has no network to begin in {family}; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _mars_of_frames(self) -> Self:
+        if self.mars is None:
+            return self
+        if not isinstance(self.model, STANetConfig) or self.modality != "frames":
+            raise ValueError(
+                f"mars is for family sta_net on frames, not {self.model.family} on {self.modality}; remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_snippet(self) -> Self:
+        """Without a number of test snippets there are as many as a video has room for."""
+        if self.sampling.test_segments is None and isinstance(self.model, ImageNetworkConfig):
+            raise ValueError(
+                f"sampling.test_segments null is for clips; give a number of snippets for {self.model.family}"
+            )
+        if self.predicts != "model" and not isinstance(self.model, ImageNetworkConfig):
+            raise ValueError(
+                f"prediction.kind {self.predicts} is for atw and sta_cnn; {self.model.family} predicts by its model"
             )
         return self
 
@@ -249,10 +206,13 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _input_of_the_backbone(self) -> Self:
         side = self.sampling.input_size
-        if self.model.backbone == "bn_inception" and side % 32:
+        backbone = self.model.backbone if isinstance(self.model, ImageNetworkConfig | VideoNetworkConfig) else None
+        if backbone == "bn_inception" and side % 32:
             raise ValueError(f"sampling.input_size {side} does not suit bn_inception; use a multiple of 32, as 224")
         if side < 32:
             raise ValueError(f"sampling.input_size {side} is too small for a CNN; use 32 or more")
+        if backbone == "c3d" and self.sampling.snippet < 16:
+            raise ValueError(f"sampling.snippet {self.sampling.snippet} is too short for c3d; use 16 frames or more")
         return self
 
     @model_validator(mode="after")
@@ -274,6 +234,7 @@ class ExperimentConfig(Section):
             segments, groups, top = self.sampling.segments, self.model.groups, self.model.top
             chosen_from = {"segments": segments}
             if self.predicts == "model":
+                assert self.sampling.test_segments is not None  # seen to above
                 chosen_from["test_segments"] = self.sampling.test_segments
             for key, number in chosen_from.items():
                 if number % groups:
@@ -283,10 +244,10 @@ class ExperimentConfig(Section):
                         f"model.top {top} is more than the {number // groups} segments of a group, of sampling.{key} "
                         f"{number}; lower it"
                     )
-        top = self.prediction.top
-        if self.predicts == "dcw" and top is not None and top > self.sampling.test_segments:
+        top, scored = self.prediction.top, self.sampling.test_segments
+        if self.predicts == "dcw" and top is not None and scored is not None and top > scored:
             raise ValueError(
-                f"prediction.top {top} is more than sampling.test_segments {self.sampling.test_segments}; lower it, or "
+                f"prediction.top {top} is more than sampling.test_segments {scored}; lower it, or "
                 "set it to null for all"
             )
         return self
@@ -305,60 +266,97 @@ def check_splits(experiments: Mapping[str, ExperimentConfig], splits: Sequence[s
             )
 
 
-def check_initials(experiments: Mapping[str, ExperimentConfig]) -> None:
-    """Check that every ``initial`` names an experiment whose model can be begun with.
+def check_dependencies(experiments: Mapping[str, ExperimentConfig]) -> None:
+    """Check that what an experiment begins with, reads features of or imitates can be that.
 
     Raises:
-        ValueError: it is no experiment, its classifier has another input or backbone, or experiments wait for each
-            other in a circle.
+        ValueError: it is no experiment, it does not fit, or experiments wait for each other in a circle.
     """
     for name, experiment in experiments.items():
-        if experiment.initial is None:
-            continue
-        source = experiments.get(experiment.initial)
-        if source is None:
-            known = ", ".join(sorted(experiments.keys() - {name})) or "no other"
-            raise ValueError(f"{name} begins with {experiment.initial!r}, which is no experiment; there is {known}")
-        for what, own, other in (
-            ("modality", experiment.modality, source.modality),
-            ("backbone", experiment.model.backbone, source.model.backbone),
-            ("number of channels", experiment.classifier_channels, source.classifier_channels),
-        ):
-            if own != other:
-                raise ValueError(
-                    f"{name} begins with {experiment.initial}, whose {what} is {other} and not {own}; "
-                    "begin with an experiment on the same input and backbone"
-                )
-        _check_no_circle(name, experiments)
+        for source in experiment.depends_on:
+            if source not in experiments:
+                known = ", ".join(sorted(experiments.keys() - {name})) or "no other"
+                raise ValueError(f"{name} begins with {source!r}, which is no experiment; there is {known}")
+        if experiment.initial is not None:
+            _check_initial(name, experiment, experiments[experiment.initial])
+        if experiment.features is not None:
+            _check_features(name, experiment, experiments[experiment.features])
+        if experiment.mars is not None:
+            _check_teacher(name, experiment, experiments[experiment.mars.teacher])
+    for name in experiments:
+        _check_no_circle([name], experiments)
 
 
-def _check_no_circle(name: str, experiments: Mapping[str, ExperimentConfig]) -> None:
-    chain = [name]
-    while (source := experiments[chain[-1]].initial) is not None and source in experiments:
+def _check_initial(name: str, one: ExperimentConfig, source: ExperimentConfig) -> None:
+    assert isinstance(one.model, ImageNetworkConfig | VideoNetworkConfig)  # heads have none
+    for what, own, other in (
+        ("modality", one.modality, source.modality),
+        ("backbone", one.model.backbone, getattr(source.model, "backbone", None)),
+        ("number of channels", one.classifier_channels, source.classifier_channels),
+    ):
+        if own != other:
+            raise ValueError(
+                f"{name} begins with {one.initial}, whose {what} is {other} and not {own}; "
+                "begin with an experiment on the same input and backbone"
+            )
+
+
+def _check_features(name: str, one: ExperimentConfig, source: ExperimentConfig) -> None:
+    clips = isinstance(one.model, JSTATemporalConfig)
+    if not isinstance(source.model, JSTAConfig if clips else ImageNetworkConfig) or source.san is not None:
+        wanted = "the clips of a jsta" if clips else "the maps of a 2D network without a SAN"
+        raise ValueError(
+            f"{name} reads features of {one.features}, a {source.model.family}; {one.model.family} takes {wanted}"
+        )
+    for what in ("snippet", "stride"):
+        own, other = getattr(one.sampling, what), getattr(source.sampling, what)
+        if own != other:
+            raise ValueError(
+                f"{name} reads features of {one.features}, whose sampling.{what} is {other} and not {own}; make it so"
+            )
+    if one.modality != source.modality:
+        raise ValueError(f"{name} reads features of {one.features}, whose modality is {source.modality}; make it so")
+
+
+def _check_teacher(name: str, one: ExperimentConfig, teacher: ExperimentConfig) -> None:
+    assert one.mars is not None
+    if not isinstance(teacher.model, STANetConfig) or teacher.modality == "frames" or teacher.mars is not None:
+        raise ValueError(f"{name} imitates {one.mars.teacher}, which is no sta_net on flow; MARS needs one")
+    for what in ("snippet", "stride", "input_size"):
+        own, other = getattr(one.sampling, what), getattr(teacher.sampling, what)
+        if own != other:
+            raise ValueError(
+                f"{name} imitates {one.mars.teacher}, whose sampling.{what} is {other} and not {own}; make it so"
+            )
+
+
+def _check_no_circle(chain: list[str], experiments: Mapping[str, ExperimentConfig]) -> None:
+    for source in experiments[chain[-1]].depends_on:
         if source in chain:
             circle = " begins with ".join([*chain, source])
             raise ValueError(f"experiments wait for each other: {circle}; cut the circle")
-        chain.append(source)
+        _check_no_circle([*chain, source], experiments)
 
 
-def check_flow_of_frames(frames: Mapping[str, Any], flow: Mapping[str, Any]) -> None:
-    """Check that stored flow leads from each stored frame to the next, pixel by pixel, so that a SAN can learn it.
+def check_flow_of_frames(frames: Mapping[str, Any], flow: Mapping[str, Any], *, who: str = "a SAN") -> None:
+    """Check that stored flow leads from each stored frame to the next, pixel by pixel, so that both can be looked at.
 
     Args:
         frames, flow: settings of the two stores, as JSON has them. Sizes of imported flow are not among them.
+        who: looks at both.
 
     Raises:
         ValueError: it does not.
     """
     if flow.get("step", 1) != 1 or flow.get("reverse", False):
         raise ValueError(
-            f"a SAN learns the flow from a frame to the next, but flow.step is {flow.get('step', 1)} and flow.reverse "
-            f"{flow.get('reverse', False)}; use 1 and false, or set other san.targets"
+            f"{who} needs the flow from a frame to the next, but flow.step is {flow.get('step', 1)} and flow.reverse "
+            f"{flow.get('reverse', False)}; use 1 and false, or do without"
         )
     sizes = () if flow.get("imported") else ("size", "short_side")
     for key in (*sizes, "fps", "max_seconds"):
         if frames.get(key) != flow.get(key):
             raise ValueError(
-                f"a SAN learns the flow between the very frames that it sees, but frames.{key} is {frames.get(key)} "
-                f"and flow.{key} {flow.get(key)}; make them equal, or set other san.targets"
+                f"{who} needs the flow between the very frames that it sees, but frames.{key} is {frames.get(key)} "
+                f"and flow.{key} {flow.get(key)}; make them equal, or do without"
             )

@@ -34,8 +34,12 @@ class Reading(TypedDict):
     """What evaluating needs to know of an experiment beside its scores."""
 
     modality: str
+    family: str
+    """Of the model: decides what its maps mean."""
     snippet: int
     """Frames or flow fields a snippet."""
+    stride: int
+    """From one of them to the next."""
     paper: float | None
     """Per cent."""
 
@@ -104,7 +108,9 @@ def evaluation_settings(
         "experiments": {
             name: {
                 "modality": experiment.modality,
+                "family": experiment.model.family,
                 "snippet": experiment.sampling.snippet,
+                "stride": experiment.sampling.stride,
                 "paper": experiment.paper,
             }
             for name, experiment in experiments.items()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.learning.loader import Clip, select
 from pipeline.learning.readers import Index, Reader, open_reader, read_index
-from pipeline.learning.sampling import test_positions
+from pipeline.learning.sampling import scoring_positions
 from pipeline.learning.scores import Scores, write_scores
 from pipeline.optical_flow.quantise import dequantise
 from pipeline.progress import track
@@ -59,7 +59,7 @@ def baseline(manifest: Manifest, index: Index, *, split: str, sharing: Sharing |
         ids=np.array([clip.id for clip in test_clips]),
         logits=(-distances).astype(np.float32),
         weights=np.full((len(test_clips), FIELDS), 1 / FIELDS, np.float32),
-        positions=np.stack([test_positions(clip.frames, snippet=1, segments=FIELDS) for clip in test_clips]),
+        positions=np.stack([scoring_positions(clip.frames, snippet=1, segments=FIELDS) for clip in test_clips]),
         classes=np.array(manifest.classes),
     )
 
@@ -106,7 +106,7 @@ def _describe(clips: Sequence[Clip], reader: Reader, *, bound: float, label: str
     """(V, D) descriptions of videos in the flow store."""
     found = []
     for clip in track(clips, total=len(clips), label=label):
-        positions = test_positions(clip.frames, snippet=1, segments=FIELDS)
+        positions = scoring_positions(clip.frames, snippet=1, segments=FIELDS)
         quantised = reader.read(clip.id, positions[:, None])[:, 0]  # F 2 H W
         found.append(describe(dequantise(quantised, bound=bound)))
     return np.stack(found)

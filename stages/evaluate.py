@@ -1,4 +1,4 @@
-"""Stage evaluate: accuracies of every run, of fused streams, of chance, and how much attention falls on the action.
+"""Stage evaluate: accuracies of every run, of fused streams, of chance, and of attention as a way to find the action.
 
 Means and deviations are over splits and seeds.
 
@@ -11,15 +11,17 @@ import argparse
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.manifest import Manifest, read_manifest
-from pipeline.fusions import EvaluationSettings, FuseOn, FusionRow
+from pipeline.fusions import EvaluationSettings, FuseOn, FusionRow, Reading
+from pipeline.learning.localised import KINDS, METRICS, located
 from pipeline.learning.metrics import confusion, mean_class_accuracy, softmax, top1
 from pipeline.learning.readers import Index, index_argument, read_index
 from pipeline.learning.scores import Scores, read_scores
@@ -27,7 +29,7 @@ from pipeline.learning.truth import attention_truth
 from pipeline.stores.publish import write_text
 
 AVERAGED = ("top1", "mean_class", "temporal_inside", "temporal_uniform", "spatial_inside", "spatial_uniform")
-"""What the summary gives mean and deviation of."""
+"""What the summary gives mean and deviation of, beside what was located."""
 
 
 class Run(TypedDict):
@@ -69,14 +71,16 @@ def evaluate(
             ids, total, missing = fuse(list(streams.values()), weights=weights, on=fusion["on"])
             left_out[split] |= set(missing)
             rows.append(_row(fusion["name"], split, seed, ids, total, manifest))
-    attention = _attention(manifest, loaded, settings=settings, indexes=indexes)
+    attending = list(_attending(loaded, settings=settings, indexes=indexes))
+    attention, localisation = _attention(manifest, attending), _localisation(manifest, attending)
     return {
         "classes": list(manifest.classes),
         "chance": chance(manifest, splits=sorted(left_out)),
         "rows": _names(loaded, settings),
         "runs": rows,
         "attention": attention,
-        "summary": summary(rows, attention),
+        "localisation": localisation,
+        "summary": summary(rows, attention, localisation),
         "left_out": {split: sorted(ids) for split, ids in left_out.items()},
     }
 
@@ -150,18 +154,25 @@ def chance(manifest: Manifest, *, splits: list[str]) -> dict[str, float]:
     return {"uniform": 1 / len(manifest.classes), "majority": float(np.mean(shares))}
 
 
-def summary(rows: list[dict[str, Any]], attention: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+def summary(
+    rows: list[dict[str, Any]], attention: list[dict[str, Any]], localisation: list[dict[str, Any]]
+) -> dict[str, dict[str, float]]:
     """Mean and standard deviation (of a sample; 0 for one run) over the runs of each experiment and fusion.
 
     Args:
         rows: accuracies, one a run.
         attention: what falls on the action, for the runs for which that is known.
+        localisation: what was located, likewise; ``boxes.map`` at 0.3 is called ``boxes_map_0.3``.
     """
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in [*rows, *attention]:
         for quantity in AVERAGED:
             if quantity in row:
                 found[row["experiment"]][quantity].append(row[quantity])
+    for row in localisation:
+        for kind, metric in product(KINDS, METRICS):
+            for overlap, value in row.get(kind, {}).get(metric, {}).items():
+                found[row["experiment"]][f"{kind}_{metric}_{overlap}"].append(value)
     return {
         name: {
             **{f"{quantity}_mean": float(np.mean(values)) for quantity, values in quantities.items()},
@@ -172,21 +183,47 @@ def summary(rows: list[dict[str, Any]], attention: list[dict[str, Any]]) -> dict
     }
 
 
-def _attention(
-    manifest: Manifest, loaded: Mapping[RunKey, Scores], *, settings: EvaluationSettings, indexes: Mapping[str, Index]
-) -> list[dict[str, Any]]:
+class Attending(NamedTuple):
+    """A run whose attention can be held against truth."""
+
+    key: RunKey
+    scores: Scores
+    reading: Reading
+    stored: Mapping[str, Mapping[str, Any]]
+    """Facts of the store that it read, by video."""
+
+
+def _attending(
+    loaded: Mapping[RunKey, Scores], *, settings: EvaluationSettings, indexes: Mapping[str, Index]
+) -> Iterator[Attending]:
+    for key, scores in loaded.items():
+        reading = settings["experiments"].get(key[0])
+        if reading is None:  # the baseline attends to nothing
+            continue
+        stored = indexes[reading["modality"]]["videos"]
+        if strangers := set(scores.ids.tolist()) - stored.keys():
+            raise ValueError(f"{key[0]} scores {min(strangers)!r}, which its store does not hold; predict again")
+        yield Attending(key, scores, reading, stored)
+
+
+def _attention(manifest: Manifest, attending: Iterable[Attending]) -> list[dict[str, Any]]:
     """How much attention falls on the action, one row a run; none for a run of whose videos no truth is known."""
     videos = {video.id: video for video in manifest.videos}
     rows = []
-    for (name, split, seed), scores in loaded.items():
-        experiment = settings["experiments"].get(name)
-        if experiment is None:  # the baseline attends to nothing
-            continue
-        stored = indexes[experiment["modality"]]["videos"]
-        if strangers := set(scores.ids.tolist()) - stored.keys():
-            raise ValueError(f"{name} scores {min(strangers)!r}, which its store does not hold; predict again")
-        found = attention_truth(scores, videos=videos, stored=stored, snippet=experiment["snippet"])
-        if found:
+    for (name, split, seed), scores, reading, stored in attending:
+        sampling = {"snippet": reading["snippet"], "stride": reading["stride"]}
+        if found := attention_truth(scores, videos=videos, stored=stored, **sampling):
+            rows.append({"experiment": name, "split": split, "seed": seed, **found})
+    return rows
+
+
+def _localisation(manifest: Manifest, attending: Iterable[Attending]) -> list[dict[str, Any]]:
+    """How well the runs located the action, one row a run; none for a run of which nothing is known."""
+    videos = {video.id: video for video in manifest.videos}
+    rows = []
+    for (name, split, seed), scores, reading, stored in attending:
+        sampling = {"snippet": reading["snippet"], "stride": reading["stride"]}
+        if found := located(scores, videos=videos, stored=stored, family=reading["family"], **sampling):
             rows.append({"experiment": name, "split": split, "seed": seed, **found})
     return rows
 

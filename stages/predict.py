@@ -18,30 +18,32 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from models.build import Model
+from models.build import Head, Model, SnippetModel
 from models.checkpoint import load_checkpoint
 from models.scoring import SnippetScores
 from models.sta_cnn import dcw
 from pipeline.config import ComputeConfig, ExperimentConfig
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.learning.augmentation import Augmented
-from pipeline.learning.job import add_arguments, model_keywords, start
-from pipeline.learning.loader import Clip, ScoringSnippets, select
-from pipeline.learning.readers import Index, open_reader, read_index
+from pipeline.learning.batches import flow_from, scoring_snippets
+from pipeline.learning.features import feature_testing_batches, open_features
+from pipeline.learning.job import add_arguments, feature_shape, model_keywords, read_source, start
+from pipeline.learning.loader import Clip, select
+from pipeline.learning.readers import FeatureIndex, Index, open_reader
 from pipeline.learning.scores import Scores, write_scores
-from pipeline.learning.transforms import fixed_views
+from pipeline.learning.transforms import Crops, fixed_views
 from pipeline.progress import track
 from pipeline.stores.sharing import Sharing
 
 CENTRE = 4
 """Number of the centre crop among five or ten."""
-SNIPPETS_AT_ONCE = 64
-"""Most snippets in memory, over all crops: 10 crops of a 10-channel snippet at 224 px are 5 MB."""
+NO_SNIPPET = -1
+"""Position where a video has fewer snippets than the one that has most."""
 
 
 def predict(
     manifest: Manifest,
-    index: Index,
+    index: Index | FeatureIndex,
     *,
     experiment: ExperimentConfig,
     compute: ComputeConfig,
@@ -58,42 +60,40 @@ def predict(
     if left_out:
         line = f"{len(left_out)} test videos have no {index['stage']} and are left out: {', '.join(left_out)}"
         print(line, file=sys.stderr)
-    model = load_model(checkpoint, manifest, experiment=experiment, split=split)
+    keywords = model_keywords(experiment, num_classes=len(manifest.classes), feature_shape=feature_shape(index))
+    model = load_model(checkpoint, keywords=keywords, classes=manifest.classes, split=split)
     fabric = start(compute, devices=1, precision="32-true")
-    sampling = experiment.sampling
-    reader = open_reader(index, sharing=sharing, by="predict")
-    dataset = ScoringSnippets(
-        clips=clips,
-        reader=reader,
-        snippet=sampling.snippet,
-        segments=sampling.test_segments,
-        crops=sampling.test_crops,
-        chunk=max(1, SNIPPETS_AT_ONCE // sampling.test_crops),
-    )
+    model.to(fabric.device)
+    view = scored_views(index, clips, experiment=experiment)
+    if isinstance(model, Head):
+        assert index["stage"] == "features"  # or the keywords would have been of no head
+        store = open_features(index, sharing=sharing, by="predict")
+        batches = feature_testing_batches(clips, store, experiment=experiment, compute=compute, fabric=fabric)
+        return score_features(model, batches, clips=clips, classes=manifest.classes, view=view)
+    assert index["stage"] != "features"
+    dataset = scoring_snippets(clips, open_reader(index, sharing=sharing, by="predict"), experiment=experiment)
     loader: Any = DataLoader(dataset, batch_size=None, num_workers=compute.workers)
-    flow = experiment.modality != "frames"
-    views = Augmented(batches=loader, size=sampling.input_size, flow=flow, device=fabric.device)
+    size, flow = experiment.sampling.input_size, flow_from(experiment)
+    views = Augmented(batches=loader, size=size, flow_from=flow, device=fabric.device)
     items = track(views, total=len(dataset), label="predict", unit="item")
-    return score(
-        model.to(fabric.device),
-        items,
-        clips=clips,
-        classes=manifest.classes,
-        view=centre_views(index, clips),
-        experiment=experiment,
-    )
+    return score(model, items, clips=clips, classes=manifest.classes, view=view, experiment=experiment)
 
 
-def load_model(checkpoint: Path, manifest: Manifest, *, experiment: ExperimentConfig, split: str) -> Model:
+def load_model(checkpoint: Path, *, keywords: dict[str, Any], classes: Sequence[str], split: str) -> Model:
     """The trained model of the experiment.
+
+    Args:
+        checkpoint: ``model.pt`` of its training.
+        keywords: of ``build``, as the experiment has them.
+        classes: names.
+        split: whose training part it must have learnt.
 
     Raises:
         ValueError: the file is missing, or not a checkpoint of this model, of these classes and of this split.
     """
     if not checkpoint.is_file():
         raise ValueError(f"there is no checkpoint file {checkpoint}; train the model first")
-    keywords = model_keywords(experiment, num_classes=len(manifest.classes))
-    found = load_checkpoint(checkpoint, expect_build=keywords, expect_classes=manifest.classes)
+    found = load_checkpoint(checkpoint, expect_build=keywords, expect_classes=classes)
     trained_on = found.extra.get("split")
     if trained_on != split:
         raise ValueError(
@@ -104,7 +104,7 @@ def load_model(checkpoint: Path, manifest: Manifest, *, experiment: ExperimentCo
 
 @torch.inference_mode()
 def score(
-    model: Model,
+    model: SnippetModel,
     items: Iterable[Any],
     *,
     clips: Sequence[Clip],
@@ -124,7 +124,7 @@ def score(
         experiment: how to predict, and from how many crops.
     """
     model.eval()
-    centre = 0 if experiment.sampling.test_crops == 1 else CENTRE
+    centre = 0 if experiment.sampling.test_crops in ("whole", 1) else CENTRE
     logits, weights, positions, maps = [], [], [], []
     for _, chunks in groupby(items, key=lambda item: item[2]):
         parts = [(_score_chunk(model, views, centre=centre), places) for views, _, _, places in chunks]
@@ -140,16 +140,63 @@ def score(
     return Scores(
         ids=np.array([clip.id for clip in clips]),
         logits=np.stack(logits),
-        weights=np.stack(weights),
-        positions=np.stack(positions),
+        weights=padded(weights, fill=0),
+        positions=padded(positions, fill=NO_SNIPPET),
         classes=np.array(classes),
-        maps=np.stack(maps) if maps else None,
+        maps=padded(maps, fill=0) if maps else None,
         view=view,
     )
 
 
+@torch.inference_mode()
+def score_features(
+    model: Head,
+    batches: Iterable[Any],
+    *,
+    clips: Sequence[Clip],
+    classes: Sequence[str],
+    view: NDArray[np.float32],
+) -> Scores:
+    """Scores of a head, which sees a video's features at once.
+
+    Args:
+        model: on the device.
+        batches: (what the head takes, labels, video numbers, positions (B, T)), all videos in order.
+        clips: the videos by number.
+        classes: names of the classes.
+        view: (V, 4) what features are of, as parts of the frames.
+    """
+    model.eval()
+    logits, weights, positions, maps = [], [], [], []
+    for inputs, _, _, places in batches:
+        output = model(*inputs)
+        logits.append(output.logits.cpu().numpy())
+        weights += list(output.weights.cpu().numpy())
+        positions += list(places.numpy())
+        if getattr(output, "masks", None) is not None:
+            maps += list(output.masks.half().cpu().numpy())
+    return Scores(
+        ids=np.array([clip.id for clip in clips]),
+        logits=np.concatenate(logits),
+        weights=padded(weights, fill=0),
+        positions=padded(positions, fill=NO_SNIPPET),
+        classes=np.array(classes),
+        maps=padded(maps, fill=0) if maps else None,
+        view=view,
+    )
+
+
+def padded(rows: Sequence[NDArray[Any]], *, fill: int) -> NDArray[Any]:
+    """One array of arrays (T, ...) of different lengths: (V, longest T, ...), filled up at the end."""
+    longest = max(len(row) for row in rows)
+    filled = np.full((len(rows), longest, *rows[0].shape[1:]), fill, rows[0].dtype)
+    for place, row in zip(filled, rows, strict=True):
+        place[: len(row)] = row
+    return filled
+
+
 def predict_video(
-    model: Model, logits: Tensor, energy: Tensor, *, experiment: ExperimentConfig
+    model: SnippetModel, logits: Tensor, energy: Tensor, *, experiment: ExperimentConfig
 ) -> tuple[Tensor, Tensor]:
     """The scores of one video from those of its snippets.
 
@@ -179,7 +226,7 @@ def predict_video(
     return summed.clamp(min=torch.finfo(summed.dtype).tiny).log(), weights / weights.sum()
 
 
-def _score_chunk(model: Model, views: Tensor, *, centre: int) -> SnippetScores:
+def _score_chunk(model: SnippetModel, views: Tensor, *, centre: int) -> SnippetScores:
     """(crops, t, C, S, S) -> logits (crops, t, K), energies (crops, t), and maps (t, h, w) of one crop or None."""
     scores = model.score_snippets(views.flatten(0, 1))
     logits, energy = (values.unflatten(0, views.shape[:2]) for values in (scores.logits, scores.energy))
@@ -187,13 +234,17 @@ def _score_chunk(model: Model, views: Tensor, *, centre: int) -> SnippetScores:
     return SnippetScores(logits, energy, maps)
 
 
-def centre_views(index: Index, clips: Sequence[Clip]) -> NDArray[np.float32]:
-    """(V, 4) x0, y0, x1, y1 of the centre crop of each video as parts of its frames."""
+def scored_views(
+    index: Index | FeatureIndex, clips: Sequence[Clip], *, experiment: ExperimentConfig
+) -> NDArray[np.float32]:
+    """(V, 4) x0, y0, x1, y1 of the centre crop of each video, or of all of it, as parts of its frames."""
+    sampling = experiment.sampling
+    crops: Crops = "whole" if sampling.test_crops == "whole" else 1
     boxes = []
     for clip in clips:
         stored = index["videos"][clip.id]
         height, width = stored["height"], stored["width"]
-        (box,) = fixed_views(height, width, crops=1)
+        (box,) = fixed_views(height, width, crops=crops, scale=sampling.test_scale)
         corners = (box.x / width, box.y / height, (box.x + box.width) / width, (box.y + box.height) / height)
         boxes.append(corners)
     return np.array(boxes, np.float32)
@@ -209,7 +260,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         scores = predict(
             read_manifest(arguments.manifest),
-            read_index(arguments.index, stage=arguments.experiment.modality),
+            read_source(arguments),
             experiment=arguments.experiment,
             compute=arguments.compute,
             split=arguments.split,

@@ -35,9 +35,10 @@ from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.plan import san_part
 from pipeline.learning.flow_pairs import ChairsPairs, FlowTargets, PairSource, StoredPairs, paired_clips
 from pipeline.learning.history import Row, Timed, history_table
-from pipeline.learning.job import log, progress, section_argument, start, step_factor, total
+from pipeline.learning.job import log, progress, section_argument, start, total
 from pipeline.learning.loader import TrainingBatches, derived_seed
 from pipeline.learning.readers import Index, open_reader, read_index
+from pipeline.learning.schedule import step_factor
 from pipeline.stores.publish import write_text
 from pipeline.stores.sharing import Sharing
 from pipeline.stores.sharing import add_arguments as add_store_arguments

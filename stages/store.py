@@ -18,6 +18,7 @@ from pipeline.config import Config, load
 from pipeline.lock import hold
 from pipeline.stores import audit, exchange, garbage, listing, statistics, transfer
 from pipeline.stores.damage import DamagedArtifact
+from pipeline.stores.feature_needs import feature_needs
 from pipeline.stores.inventory import (
     LocalStore,
     Need,
@@ -42,6 +43,7 @@ def ls(arguments: argparse.Namespace) -> int:
     """What lies in the stores: number, bytes and parameters, and the datasets that refer to it."""
     configs = [] if arguments.store else _configs(arguments)
     referred = {config.name: _planned(config) for config in configs}
+    features = {config.name: feature_needs(config) for config in configs}
     shared = {config.store.shared for config in configs if config.store.shared and not arguments.shared}
     for store in (*_places(arguments, configs), *map(SharedStore, sorted(shared))):
         if isinstance(store, LocalStore):
@@ -50,7 +52,7 @@ def ls(arguments: argparse.Namespace) -> int:
             title = f"shared store {store.url}"
             entries = list_shared(store, of=[need for found in referred.values() for need in found])
         print(title)
-        print(listing.text(entries, referred))
+        print(listing.text(entries, {name: [*found, *features[name]] for name, found in referred.items()}))
     return 0
 
 
@@ -58,6 +60,7 @@ def verify(arguments: argparse.Namespace) -> int:
     """Check every byte against its checksum; exit status 1 if something is damaged."""
     config = None if arguments.store else _config(arguments)
     found = _planned(config) if config else []
+    features = feature_needs(config) if config else []
     if config is not None and arguments.remove and not arguments.shared:
         hold(config.work_dir / ".lock")
     pieces: list[audit.Piece] = []
@@ -69,7 +72,7 @@ def verify(arguments: argparse.Namespace) -> int:
         else:
             pieces += audit.of_local(store, config)
     checked = audit.verify(pieces, threads=arguments.threads, scheduler=arguments.scheduler)
-    return _tell_damage(checked, config, found, remove=arguments.remove)
+    return _tell_damage(checked, config, [*found, *features], remove=arguments.remove)
 
 
 def _tell_damage(

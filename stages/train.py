@@ -25,27 +25,35 @@ from torch import Tensor, nn
 
 from models.build import Model, build
 from models.checkpoint import load_checkpoint, load_state, save_checkpoint
+from models.sta_net import STANet
 from models.tsn import parameter_groups
 from models.weights import load_initial
 from pipeline.config import ComputeConfig, ExperimentConfig, OptimConfig, canonical
 from pipeline.dataset.digests import file_digest
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.plan import training_part
-from pipeline.learning.batches import testing_batches, training_batches
+from pipeline.learning.batches import loaders
 from pipeline.learning.history import Row, Timed, epoch_line, history_table
-from pipeline.learning.job import add_arguments, log, model_keywords, progress, start, step_factor, total
+from pipeline.learning.job import (
+    add_arguments,
+    feature_shape,
+    log,
+    model_keywords,
+    progress,
+    read_source,
+    start,
+    total,
+)
 from pipeline.learning.loader import Clip, TrainingBatches, derived_seed, select
-from pipeline.learning.readers import Index, open_reader, read_index
+from pipeline.learning.readers import FeatureIndex, Index, index_argument, read_index
+from pipeline.learning.schedule import is_test_epoch, lr_factor
 from pipeline.stores.publish import write_text
 from pipeline.stores.sharing import Sharing
-
-TEST_EPOCHS = 10
-"""Number of epochs after which the test videos are scored for the history; so it costs little."""
 
 
 def train(
     manifest: Manifest,
-    index: Index,
+    index: Index | FeatureIndex,
     *,
     experiment: ExperimentConfig,
     compute: ComputeConfig,
@@ -53,9 +61,22 @@ def train(
     seed: int,
     out: Path,
     begin: Beginning | None = None,
+    beside: Index | None = None,
     sharing: Sharing | None = None,
 ) -> None:
     """Train and write ``model.pt`` and ``history.csv`` to ``out``; meanwhile ``last.pt`` there lets it continue.
+
+    Args:
+        manifest: labels and splits.
+        index: of what the experiment reads: its modality's store, or features.
+        experiment: its settings.
+        compute: where it runs.
+        split: whose training part is learnt.
+        seed: of weights, order and draws.
+        out: folder.
+        begin: trained weights.
+        beside: with MARS, of the teacher's store.
+        sharing: of the stores.
 
     Raises:
         ValueError: the videos, the settings, the device or a file to begin with do not fit, or the loss is not finite.
@@ -63,10 +84,12 @@ def train(
     begin = begin or Beginning()
     begin.check(experiment)
     fabric = start(compute, devices=compute.devices, precision=compute.precision)
-    clips, test_clips = _clips(manifest, index, split=split, fabric=fabric)
-    keywords = model_keywords(experiment, num_classes=len(manifest.classes))
+    clips, test_clips = _clips(manifest, index, split=split, fabric=fabric, beside=beside)
+    keywords = model_keywords(experiment, num_classes=len(manifest.classes), feature_shape=feature_shape(index))
     torch.manual_seed(derived_seed(seed, "weights"))
-    model = begin.build(keywords, classes=manifest.classes, split=split, seed=seed, fabric=fabric)
+    model = begin.build(
+        keywords, experiment=experiment, classes=manifest.classes, split=split, seed=seed, fabric=fabric
+    )
     optimizer = make_optimizer(model, experiment=experiment)
     saved = Checkpoint(
         path=out / "last.pt",
@@ -90,14 +113,30 @@ def train(
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
-    reader = open_reader(index, sharing=sharing, by="train")
-    settings: dict[str, Any] = {"experiment": experiment, "compute": compute, "fabric": fabric}
-    stream = iter(training_batches(clips, reader, batches, **settings))
-    test_loader = testing_batches(test_clips, reader, **settings)
+    training, test_loader = loaders(
+        (clips, test_clips),
+        index,
+        batches,
+        beside=beside,
+        sharing=sharing,
+        experiment=experiment,
+        compute=compute,
+        fabric=fabric,
+    )
+    stream = iter(training)
     for epoch in batches.epochs:
         torch.manual_seed(derived_seed(seed, "epoch", epoch, fabric.global_rank))
+        factor = lr_factor(epoch, optim=optim, losses=[row["train_loss"] or 0.0 for row in history])
         row = train_epoch(
-            wrapped, optimizer, stream, loss_of=model.loss, epoch=epoch, steps=batches.steps, optim=optim, fabric=fabric
+            wrapped,
+            optimizer,
+            stream,
+            loss_of=model.loss,
+            epoch=epoch,
+            steps=batches.steps,
+            optim=optim,
+            factor=factor,
+            fabric=fabric,
         )
         if is_test_epoch(epoch, epochs=optim.epochs):
             row["test_top1"] = accuracy(model, test_loader, fabric=fabric)
@@ -121,6 +160,8 @@ class Beginning:
     """``model.pt`` of another training, of which every tensor of equal name and shape is taken."""
     san: Path | None = None
     """Weights of the Spatial Attention Network."""
+    teacher: Path | None = None
+    """``model.pt`` of the training whose features MARS imitates."""
 
     def check(self, experiment: ExperimentConfig) -> None:
         """Say what is missing before anything is begun.
@@ -128,14 +169,17 @@ class Beginning:
         Raises:
             ValueError: a file is, or the settings speak of one that is not given, or not of one that is.
         """
-        pretrained = experiment.model.pretrained
+        pretrained = experiment.pretrained
         if pretrained is not None and not pretrained.is_file():
             raise ValueError(f"there is no checkpoint file {pretrained}; correct model.pretrained or set it to null")
-        for file in filter(None, (self.initial, self.san)):
+        for file in filter(None, (self.initial, self.san, self.teacher)):
             if not file.is_file():
                 raise ValueError(f"there is no checkpoint file {file}; train what it comes from first")
         if (experiment.initial is None) != (self.initial is None):
             raise ValueError(f"the experiment's initial is {experiment.initial}, but --initial is {self.initial}")
+        if (experiment.mars is None) != (self.teacher is None):
+            taught_by = experiment.mars and experiment.mars.teacher
+            raise ValueError(f"the experiment's teacher is {taught_by}, but --teacher is {self.teacher}")
         wanted = experiment.san is not None and (experiment.san.targets != "none" or experiment.san.encoder is not None)
         if wanted != (self.san is not None):
             raise ValueError(
@@ -145,35 +189,50 @@ class Beginning:
             )
 
     def build(
-        self, keywords: dict[str, Any], *, classes: Sequence[str], split: str, seed: int, fabric: Fabric
+        self,
+        keywords: dict[str, Any],
+        *,
+        experiment: ExperimentConfig,
+        classes: Sequence[str],
+        split: str,
+        seed: int,
+        fabric: Fabric,
     ) -> Model:
-        """The model with the weights that it begins with; what became of every file is logged.
+        """The model with the weights that it begins with and its teacher; what became of every file is logged.
 
         Raises:
-            ValueError: a file is none of these weights, or ``initial`` was trained on other classes, another split or
-                with another seed.
+            ValueError: a file is none of these weights, or ``initial`` or ``teacher`` was trained on other classes,
+                another split or with another seed.
         """
-        model = build(**keywords, san_pretrained=str(self.san) if self.san else None)
-        reports = [model.load_report, getattr(model, "san_load_report", None)]
+        files: dict[str, Any] = {"san_pretrained": str(self.san)} if self.san else {}
+        model = build(**keywords, **files)
+        reports = [getattr(model, name, None) for name in ("load_report", "san_load_report")]
         if self.initial is not None:
-            _check_origin(self.initial, classes=classes, split=split, seed=seed)
+            _trained_alike(self.initial, classes=classes, split=split, seed=seed)
             reports.append(load_initial(model, self.initial))
+        if self.teacher is not None:
+            assert isinstance(model, STANet)
+            assert experiment.mars is not None
+            teacher = _trained_alike(self.teacher, classes=classes, split=split, seed=seed)
+            assert isinstance(teacher, STANet)
+            model.teach(teacher, alpha=experiment.mars.alpha)
         for report in reports:
             log(fabric, str(report) if report else None)
         return model
 
     def digests(self) -> dict[str, str]:
         """Of the files' content."""
-        files = {"initial": self.initial, "san": self.san}
+        files = {"initial": self.initial, "san": self.san, "teacher": self.teacher}
         return {name: file_digest(file) for name, file in files.items() if file is not None}
 
 
-def _check_origin(initial: Path, *, classes: Sequence[str], split: str, seed: int) -> None:
-    """Test videos of this split may have been trained on in another; another class order mixes the classifier up."""
-    found = load_checkpoint(initial, expect_classes=classes).extra
+def _trained_alike(file: Path, *, classes: Sequence[str], split: str, seed: int) -> Model:
+    """Its model. Test videos of this split may have been learnt in another; another order mixes classes up."""
+    found = load_checkpoint(file, expect_classes=classes)
     for key, wanted in (("split", split), ("seed", seed)):
-        if found.get(key) != wanted:
-            raise ValueError(f"--initial {initial} was trained with {key} {found.get(key)}, not {wanted}; give its own")
+        if found.extra.get(key) != wanted:
+            raise ValueError(f"{file} was trained with {key} {found.extra.get(key)}, not {wanted}; give its own")
+    return found.model
 
 
 def train_epoch(
@@ -185,16 +244,20 @@ def train_epoch(
     epoch: int,
     steps: int,
     optim: OptimConfig,
+    factor: float,
     fabric: Fabric,
 ) -> Row:
     """One pass over the training videos.
 
     Args:
         model: set up by Fabric, as is the optimizer.
-        stream: batches on the device: snippets (B, N, C, S, S), labels (B,), video numbers, positions.
+        stream: batches on the device: snippets (B, N, C, S, S) or what a head takes, labels (B,), video numbers,
+            positions.
         loss_of: the model's own, of its output, labels and ``label_smoothing``.
         epoch: counted from 0.
         steps: number of batches to take.
+        optim: its label smoothing and gradient clipping.
+        factor: what the learning rates are multiplied by.
 
     Returns:
         A row of the history.
@@ -203,15 +266,14 @@ def train_epoch(
         ValueError: the loss is not finite.
     """
     start_seconds = time.perf_counter()
-    factor = lr_factor(epoch, optim=optim)
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"] * factor
     model.train()
     sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)  # loss, right, videos; read once an epoch
     waited_seconds = stream.seconds
     taken = islice(stream, steps)
-    for snippets, labels, _, _ in progress(taken, steps, label=f"epoch {epoch + 1}/{optim.epochs}", fabric=fabric):
-        output = model(snippets)
+    for inputs, labels, _, _ in progress(taken, steps, label=f"epoch {epoch + 1}/{optim.epochs}", fabric=fabric):
+        output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
         loss = loss_of(output, labels, label_smoothing=optim.label_smoothing)
         fabric.backward(loss)
         if optim.clip_norm is not None:
@@ -235,23 +297,19 @@ def train_epoch(
     }
 
 
-def lr_factor(epoch: int, *, optim: OptimConfig) -> float:
-    """What the learning rate is multiplied by in ``epoch``, counted from 0."""
-    match optim.schedule:
-        case "step":
-            return step_factor(epoch, milestones=optim.milestones, gamma=optim.gamma)
-        case "cosine":
-            return 0.5 * (1 + math.cos(math.pi * epoch / optim.epochs))
-
-
 def make_optimizer(model: nn.Module, *, experiment: ExperimentConfig) -> torch.optim.Optimizer:
     """The optimizer; a group's own rate is in ``initial_lr``.
 
     No decay on biases and BatchNorm. TSN's learning-rate multipliers belong to fine-tuning: without a pretrained file
     all parameters have the same rate, with ``initial`` too, because a convolution that has been trained on this very
-    input has no averaged colours to make up for.
+    input has no averaged colours to make up for. What ``train_only`` does not name is frozen.
+
+    Raises:
+        ValueError: ``train_only`` names no parameter.
     """
-    optim, tuning = experiment.optim, experiment.model.pretrained is not None
+    optim, tuning = experiment.optim, experiment.pretrained is not None
+    if optim.train_only is not None:
+        _freeze_others(model, optim.train_only)
     modality = "rgb" if experiment.modality == "frames" else experiment.modality
     groups = []
     for group in parameter_groups(model, modality=modality):
@@ -260,15 +318,24 @@ def make_optimizer(model: nn.Module, *, experiment: ExperimentConfig) -> torch.o
         groups.append({"params": group["params"], "lr": lr, "initial_lr": lr, "weight_decay": decay})
     match optim.optimizer:
         case "sgd":
-            return torch.optim.SGD(groups, momentum=optim.momentum)
+            return torch.optim.SGD(groups, momentum=optim.momentum, dampening=optim.dampening)
+        case "adam":
+            return torch.optim.Adam(groups)
         case "adamw":
             return torch.optim.AdamW(groups)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups)
 
 
-def is_test_epoch(epoch: int, *, epochs: int) -> bool:
-    """Whether the test videos are scored after ``epoch``, counted from 0: ten times or so, and after the last."""
-    every = max(1, epochs // TEST_EPOCHS)
-    return epoch + 1 == epochs or (epoch + 1) % every == 0
+def _freeze_others(model: nn.Module, parts: Sequence[str]) -> None:
+    """Only parameters whose name has one of ``parts`` in it learn; BatchNorm's statistics go on moving everywhere."""
+    learning = 0
+    for name, parameter in model.named_parameters():
+        learns = any(part in name for part in parts)
+        learning += learns
+        parameter.requires_grad_(learns and parameter.requires_grad)
+    if not learning:
+        raise ValueError(f"optim.train_only {', '.join(parts)} is in no parameter's name; correct it or set it to null")
 
 
 @torch.no_grad()
@@ -277,16 +344,17 @@ def accuracy(model: nn.Module, batches: Iterable[Any], *, fabric: Fabric) -> flo
 
     Args:
         model: not wrapped, because the processes' shares of the videos differ in length.
-        batches: (views (B, 1, N, C, S, S), labels (B,), ...) on the device.
+        batches: (views (B, 1, N, C, S, S) or what a head takes, labels (B,), ...) on the device.
     """
     if fabric.world_size > 1:  # BatchNorm's statistics are those of each process; rank 0's are the ones that are saved
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=fabric.device)
-    for views, labels, _, _ in batches:
+    for inputs, labels, _, _ in batches:
         with fabric.autocast():
-            right = (model(views[:, 0]).logits.argmax(dim=1) == labels).sum()
+            output = model(*inputs) if isinstance(inputs, tuple) else model(inputs[:, 0])
+        right = (output.logits.argmax(dim=1) == labels).sum()
         sums += torch.stack([right, right.new_tensor(len(labels))]).double()
     right_sum, videos = total(sums, fabric).tolist()
     return right_sum / videos
@@ -294,7 +362,7 @@ def accuracy(model: nn.Module, batches: Iterable[Any], *, fabric: Fabric) -> flo
 
 def fingerprint(
     clips: Sequence[Clip],
-    index: Index,
+    index: Index | FeatureIndex,
     *,
     experiment: ExperimentConfig,
     compute: ComputeConfig,
@@ -303,7 +371,7 @@ def fingerprint(
     begin: Beginning,
 ) -> str:
     """A hash of everything that decides the weights, but for the machine."""
-    pretrained = experiment.model.pretrained
+    pretrained = experiment.pretrained
     parts = {
         "clips": [[*clip, index["videos"][clip.id]["key"]] for clip in clips],  # the key follows the pixels
         "index": {"stage": index["stage"], "parameters": index["parameters"]},
@@ -349,11 +417,16 @@ class Checkpoint:
         return found.extra["history"], found.extra["optimizer"]
 
 
-def _clips(manifest: Manifest, index: Index, *, split: str, fabric: Fabric) -> tuple[list[Clip], list[Clip]]:
-    """Training and test clips; what the store lacks is logged, a class without a training video is an error."""
+def _clips(
+    manifest: Manifest, index: Index | FeatureIndex, *, split: str, fabric: Fabric, beside: Index | None
+) -> tuple[list[Clip], list[Clip]]:
+    """Training and test clips; what a store lacks is logged, a class without a training video is an error."""
     parts = []
     for part in ("train", "test"):
         clips, left_out = select(manifest, index, split=split, part=part)
+        if beside is not None and part == "train":
+            left_out += [clip.id for clip in clips if clip.id not in beside["videos"]]
+            clips = [clip for clip in clips if clip.id in beside["videos"]]
         if left_out:
             log(
                 fabric,
@@ -377,18 +450,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, required=True, help="of weights, order and draws")
     parser.add_argument("--initial", type=Path, nargs="?", help="model.pt of the experiment that this one begins with")
     parser.add_argument("--san", type=Path, nargs="?", help="weights of the Spatial Attention Network to begin with")
+    parser.add_argument("--teacher", type=Path, nargs="?", help="model.pt of the flow network that MARS imitates")
+    parser.add_argument("--beside", type=index_argument, nargs="?", help="with --teacher, STORE=FILE of what it sees")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.pt and history.csv")
     arguments = parser.parse_args(argv)
     try:
+        beside = arguments.beside and read_index(arguments.beside[1], stage=arguments.beside[0])
         train(
             read_manifest(arguments.manifest),
-            read_index(arguments.index, stage=arguments.experiment.modality),
+            read_source(arguments),
             experiment=arguments.experiment,
             compute=arguments.compute,
             split=arguments.split,
             seed=arguments.seed,
             out=arguments.out,
-            begin=Beginning(arguments.initial, arguments.san),
+            begin=Beginning(arguments.initial, arguments.san, arguments.teacher),
+            beside=beside,
             sharing=Sharing.of(arguments.sharing, notes=arguments.damaged),
         )
     except (OSError, ValueError) as error:

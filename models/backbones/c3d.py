@@ -130,7 +130,8 @@ _PRETRAINED = {
 def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the pretrained file (features.N, classifier.N) or of a trained C3D (conv1, ...), under our names.
 
-    Raises ValueError for a file of another network, such as a VGG, which has the same kind of names.
+    A family of ours calls the classifier fc. Raises ValueError for a file of another network, such as a VGG, which has
+    the same kind of names.
     """
     ours: dict[str, Tensor] = {}
     for key, tensor in state.items():
@@ -138,7 +139,7 @@ def published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ours[f"{_PRETRAINED.get(layer, layer)}.{parameter}"] = tensor
     layers = {name.rpartition(".")[0] for name in ours}
     first = ours.get("conv1.weight")
-    if first is None or first.shape[2:] != (3, 3, 3) or not layers <= set(_PRETRAINED.values()):
+    if first is None or first.shape[2:] != (3, 3, 3) or not layers <= {*_PRETRAINED.values(), "fc"}:
         raise ValueError(
             "the file is not one of C3D: it should hold conv1 ... fc8, or features.0 with kernel 3x3x3 ... "
             f"classifier.3, and its first tensors are {', '.join(list(state)[:3])}"

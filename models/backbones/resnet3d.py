@@ -123,7 +123,7 @@ class ResNet3D(nn.Module):
 
     D is 512 (depth 18, 34) or 2048. `cardinality` 32 makes the ResNeXt; `release` is the year of the weights, which
     decides the pixel convention; `width` below 64 makes a slim network of the same form. Raises ValueError for a
-    depth, shortcut, cardinality or release that does not exist.
+    depth, shortcut, cardinality or release that does not exist, and a width that its groups do not divide.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class ResNet3D(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        _check(depth, cardinality=cardinality, shortcut=shortcut, release=release)
+        _check(depth, cardinality=cardinality, shortcut=shortcut, release=release, width=width)
         self.input_spec = RELEASES[release]
         self.in_channels = in_channels
         self.feature_dim = (8 if depth in BASIC_DEPTHS else 32) * width
@@ -185,12 +185,14 @@ def _layer(index: int, depth: int, *, width: int, groups: int, shortcut: Shortcu
     return nn.Sequential(*blocks)
 
 
-def _check(depth: int, *, cardinality: int, shortcut: str, release: str) -> None:
+def _check(depth: int, *, cardinality: int, shortcut: str, release: str, width: int) -> None:
     depths = [*BASIC_DEPTHS, *BOTTLENECK_DEPTHS]
     if depth not in depths:
         raise ValueError(f"ResNet3D depth {depth} is unknown; choose one of {', '.join(map(str, depths))}")
     if cardinality < 1 or (cardinality > 1 and depth in BASIC_DEPTHS):
         raise ValueError(f"cardinality={cardinality} does not fit depth {depth}; use 1, or 32 with depth 50 and more")
+    if 2 * width % cardinality:
+        raise ValueError(f"width={width} cannot be cut into {cardinality} groups; use a multiple of {cardinality // 2}")
     if shortcut not in ("A", "B"):
         raise ValueError(f"shortcut={shortcut!r} is unknown; choose A or B")
     if release not in RELEASES:

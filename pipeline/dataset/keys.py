@@ -28,11 +28,12 @@ VERSIONS = {
     "manifest": 2,
     "index": 2,
     "san": 1,
+    "features": 1,
     "train": 2,
     "predict": 2,
     "baseline": 1,
-    "evaluate": 2,
-    "report": 3,
+    "evaluate": 3,
+    "report": 4,
 }
 
 # Stages that go by what probing found about a video, beside its bytes.

@@ -133,8 +133,12 @@ def training_part(experiment: ExperimentConfig) -> dict[str, Any]:
     Not what only testing, fusion or the report reads, nor switches that mean nothing beside the others; nor where
     weights lie that it begins with, whose content counts.
     """
-    excluded: dict[str, Any] = dict.fromkeys(("weight", "splits", "paper", "initial", "prediction"), True)
-    excluded |= {"sampling": {"test_segments", "test_crops"}}
+    excluded: dict[str, Any] = dict.fromkeys(("weight", "splits", "paper", "initial", "features", "prediction"), True)
+    if experiment.features is None:
+        excluded |= {"sampling": {"test_segments", "test_crops", "test_scale"}}
+    else:  # of features the training sees what testing sees; they have a recipe of their own
+        excluded |= {"sampling": True}
+    excluded |= {"mars": {"teacher"} if experiment.mars else True}
     excluded |= {"model": {"pretrained", "san", *experiment.model.unheard}}
     part = experiment.model_dump(mode="json", exclude=excluded)
     if experiment.san:
@@ -147,17 +151,17 @@ def train_recipes(config: Config, stages: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
 
     def of(name: str) -> str:
-        experiment = config.experiments[name]
-        initial = of(experiment.initial) if experiment.initial else None
         if name not in found:
-            found[name] = train_recipe(experiment, precision=config.compute.precision, stages=stages, initial=initial)
+            experiment = config.experiments[name]
+            before = {source: of(source) for source in experiment.depends_on}
+            found[name] = train_recipe(experiment, precision=config.compute.precision, stages=stages, before=before)
         return found[name]
 
     return {name: of(name) for name in config.experiments}
 
 
 def train_recipe(
-    experiment: ExperimentConfig, *, precision: str, stages: Mapping[str, str], initial: str | None = None
+    experiment: ExperimentConfig, *, precision: str, stages: Mapping[str, str], before: Mapping[str, str] | None = None
 ) -> str:
     """Recipe of one experiment's training.
 
@@ -165,17 +169,39 @@ def train_recipe(
         experiment: its settings.
         precision: of the arithmetic.
         stages: recipes of the preprocessing.
-        initial: recipe of the training whose model it begins with.
+        before: recipes of the trainings that it depends on, by the names of their experiments.
 
     Raises:
         ValueError: a checkpoint or FlyingChairs, which it begins with, cannot be read.
     """
-    pretrained, san = experiment.model.pretrained, experiment.san
-    begins_with = {"initial": initial, "san": san and _san_weights(san, precision=precision, stages=stages)}
+    pretrained, san, before = experiment.pretrained, experiment.san, before or {}
+    begins_with = {
+        "initial": experiment.initial and before[experiment.initial],
+        "features": experiment.features and features_recipe(experiment, train=before[experiment.features]),
+        "teacher": experiment.mars and before[experiment.mars.teacher],
+        "san": san and _san_weights(san, precision=precision, stages=stages),
+    }
     parameters = training_part(experiment) | {"precision": precision}
     parameters |= {name: weights for name, weights in begins_with.items() if weights is not None}
     origin = _content(pretrained, key="model.pretrained") if pretrained else "scratch"
     return recipe("train", parameters, stages["probe"], stages[experiment.modality], origin)
+
+
+def features_part(experiment: ExperimentConfig) -> dict[str, Any]:
+    """The settings of a head that the features it reads depend on, given the network that makes them."""
+    seen = {"snippet", "stride", "short", "test_segments", "test_crops", "test_scale", "input_size"}
+    part = experiment.sampling.model_dump(mode="json", include=seen)
+    return part if part["test_crops"] != "whole" else part | {"test_scale": None}
+
+
+def features_recipe(experiment: ExperimentConfig, *, train: str) -> str:
+    """Recipe of the features that a head reads.
+
+    Args:
+        experiment: the head.
+        train: recipe of the training of the network that makes them.
+    """
+    return recipe("features", features_part(experiment), train)
 
 
 def _san_weights(san: SanConfig, *, precision: str, stages: Mapping[str, str]) -> str | None:
@@ -224,7 +250,7 @@ def _pairs(folder: Path) -> str:
 
 def predicting_part(experiment: ExperimentConfig) -> dict[str, Any]:
     """The settings of an experiment that its scores depend on, given the trained model."""
-    part = experiment.sampling.model_dump(include={"test_segments", "test_crops"})
+    part = experiment.sampling.model_dump(include={"test_segments", "test_crops", "test_scale"})
     unheard = {"model": {"kind", "top", "normalise"}, "average": {"kind", "top"}, "dcw": {"kind"}}[experiment.predicts]
     prediction = experiment.prediction.model_dump(exclude=unheard)
     return part | {"prediction": experiment.predicts, **prediction}

@@ -9,9 +9,9 @@ Flow is quantised: 128 is no motion, so a mirrored field needs its x components 
 255 - v. That maps 128 to 127 (0.16 px at a bound of 20) and is kept, because it is its own inverse and published models
 were trained so.
 
-Shapes: images are uint8 (*batch, N, C, H, W), planar; C holds R, G, B of each frame of a snippet, or flow x, y; H W are
-stored sizes, padded at the bottom and the right where the batch's videos differ in size. Views are int64
-(*batch, *views, 5): the numbers of `transforms.View`. S is the side of the network's input.
+Shapes: images are uint8 (*batch, N, C, H, W), planar; C holds R, G, B of each frame of a snippet, flow x, y, or both,
+with flow last; H W are stored sizes, padded below and on the right where the batch's videos differ in size. Views are
+int64 (*batch, *views, 5): the numbers of `transforms.View`. S is the side of the network's input.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Augmented:
     batches: Iterable[Any]
     size: int
     """Side of the network's input (S), pixels."""
-    flow: bool
-    """The channels are flow x and y."""
+    flow_from: int | None
+    """First channel of flow x and y, which all that follow are too; None without flow."""
     device: torch.device
     """Where the cutting happens and the snippets lie."""
 
@@ -53,17 +53,17 @@ class Augmented:
     def _cut(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
         images, views, *rest = batch
         images, views = images.to(self.device), views.to(self.device)
-        return cut(images, views, size=self.size, flow=self.flow), *rest
+        return cut(images, views, size=self.size, flow_from=self.flow_from), *rest
 
 
-def cut(images: Tensor, views: Tensor, *, size: int, flow: bool) -> Tensor:
+def cut(images: Tensor, views: Tensor, *, size: int, flow_from: int | None) -> Tensor:
     """Cut every view out of all images of its video, resize it and mirror it.
 
     Args:
         images: (*batch, N, C, H, W) uint8.
         views: (*batch, *views, 5) int64 on the same device, inside the images.
         size: side of the result (S), pixels.
-        flow: the channels are flow x and y; x is negated in mirrored views.
+        flow_from: first channel of flow x and y, which all that follow are too; x is negated in mirrored views.
 
     Returns:
         (*batch, *views, N, C, S, S) uint8.
@@ -72,17 +72,19 @@ def cut(images: Tensor, views: Tensor, *, size: int, flow: bool) -> Tensor:
     flat = images.reshape(math.prod(batch), *images.shape[-4:])  # B N C H W
     each = views.reshape(len(flat), -1, 5)  # B V 5
     cut_there = cut_opencv if images.device.type == "cpu" else cut_torch
-    return cut_there(flat, each, size=size, flow=flow).reshape(*views.shape[:-1], *images.shape[-4:-2], size, size)
+    return cut_there(flat, each, size=size, flow_from=flow_from).reshape(
+        *views.shape[:-1], *images.shape[-4:-2], size, size
+    )
 
 
-def cut_opencv(images: Tensor, views: Tensor, *, size: int, flow: bool) -> Tensor:
+def cut_opencv(images: Tensor, views: Tensor, *, size: int, flow_from: int | None) -> Tensor:
     """``cut`` of (B, N, C, H, W) by (B, V, 5) on the CPU: (B, V, N, C, S, S)."""
     out = np.empty((*views.shape[:2], *images.shape[1:3], size, size), np.uint8)
     for video, boxes, results in zip(images.numpy(), views.tolist(), out, strict=True):
         for (y, x, height, width, mirrored), result in zip(boxes, results, strict=True):
             _resize(video[..., y : y + height, x : x + width], result)
             if mirrored:
-                _mirror(result, flow=flow)
+                _mirror(result, flow_from=flow_from)
     return torch.from_numpy(out)
 
 
@@ -97,16 +99,16 @@ def _resize(images: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
         cv2.resize(plane, size, dst=resized, interpolation=cv2.INTER_LINEAR)
 
 
-def _mirror(images: NDArray[np.uint8], *, flow: bool) -> None:
+def _mirror(images: NDArray[np.uint8], *, flow_from: int | None) -> None:
     """(N, C, S, S) in place."""
     rows = images.reshape(-1, images.shape[-1])
     cv2.flip(rows, 1, dst=rows)
-    if flow:
-        x = images[:, 0::2]
+    if flow_from is not None:
+        x = images[:, flow_from::2]
         np.subtract(255, x, out=x)
 
 
-def cut_torch(images: Tensor, views: Tensor, *, size: int, flow: bool) -> Tensor:
+def cut_torch(images: Tensor, views: Tensor, *, size: int, flow_from: int | None) -> Tensor:
     """``cut`` of (B, N, C, H, W) by (B, V, 5) on any device: (B, V, N, C, S, S), without waiting for the device."""
     y, x, height, width, mirrored = views.unsqueeze(-1).unbind(dim=2)  # each B V 1
     rows, columns = _taps(y, height, size=size), _taps(x, width, size=size)  # B V S
@@ -122,9 +124,10 @@ def cut_torch(images: Tensor, views: Tensor, *, size: int, flow: bool) -> Tensor
     planes = images.flatten(1, 2).float()  # B N*C H W
     out = F.grid_sample(planes, grid.flatten(1, 2), mode="bilinear", align_corners=False)  # B N*C V*S S
     out = out.round_().to(torch.uint8).unflatten(2, (-1, size)).unflatten(1, images.shape[1:3]).movedim(3, 1)
-    if flow:
+    if flow_from is not None:
         negated = mirrored.bool()[..., None, None, None]  # B V 1 1 1 1
-        out[:, :, :, 0::2] = torch.where(negated, 255 - out[:, :, :, 0::2], out[:, :, :, 0::2])
+        x = out[:, :, :, flow_from::2]
+        out[:, :, :, flow_from::2] = torch.where(negated, 255 - x, x)
     return out.contiguous()
 
 

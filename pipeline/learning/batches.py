@@ -11,8 +11,53 @@ from torch.utils.data import DataLoader, Subset
 
 from pipeline.config import ComputeConfig, ExperimentConfig
 from pipeline.learning.augmentation import Augmented
+from pipeline.learning.features import (
+    FeatureBatches,
+    feature_testing_batches,
+    feature_training_batches,
+    open_features,
+)
 from pipeline.learning.loader import Clip, ScoringSnippets, TrainingBatches, TrainingSnippets, collate
-from pipeline.learning.readers import Reader
+from pipeline.learning.readers import FeatureIndex, Index, Reader, open_reader
+from pipeline.stores.sharing import Sharing
+
+SNIPPETS_AT_ONCE = 64
+"""Most snippets in memory when scoring, over all crops."""
+CHANNELS_AT_ONCE = 640
+"""Most channels of these: 64 stacks of 5 flow fields, 5 MB a stack at 10 crops of 224 px; 13 clips of 16 frames."""
+
+
+def loaders(
+    clips: tuple[Sequence[Clip], Sequence[Clip]],
+    index: Index | FeatureIndex,
+    batches: TrainingBatches,
+    *,
+    beside: Index | None,
+    sharing: Sharing | None,
+    **settings: Any,
+) -> tuple[Augmented | FeatureBatches, Augmented | FeatureBatches]:
+    """Training batches, and test batches for every time that they are gone through.
+
+    Args:
+        clips: to train on and to test on.
+        index: of a store, or of features.
+        batches: order of the training clips.
+        beside: of flow that is read beside frames.
+        sharing: of the stores.
+        settings: ``experiment``, ``compute`` and ``fabric``.
+    """
+    if index["stage"] == "features":
+        store = open_features(index, sharing=sharing, by="train")
+        return (
+            feature_training_batches(clips[0], store, batches, **settings),
+            feature_testing_batches(clips[1], store, **settings),
+        )
+    reader = open_reader(index, sharing=sharing, by="train")
+    other = open_reader(beside, sharing=sharing, by="train") if beside else None
+    return (
+        training_batches(clips[0], reader, batches, beside=other, **settings),
+        testing_batches(clips[1], reader, **settings),
+    )
 
 
 def training_batches(
@@ -23,18 +68,24 @@ def training_batches(
     experiment: ExperimentConfig,
     compute: ComputeConfig,
     fabric: Fabric,
+    beside: Reader | None = None,
 ) -> Augmented:
-    """Random snippets under random views, in the order of ``batches``."""
+    """Random snippets under random views, in the order of ``batches``; ``beside`` reads flow of the same frames."""
     sampling = experiment.sampling
     dataset = TrainingSnippets(
         clips=clips,
         reader=reader,
         snippet=sampling.snippet,
         segments=sampling.segments,
+        stride=sampling.stride,
+        spread=sampling.spread,
+        short=sampling.short,
         size=sampling.input_size,
         scales=sampling.crop_scales,
+        places=sampling.crop_places,
         flip=sampling.flip,
         seed=batches.seed,
+        beside=beside,
     )
     loader: Any = DataLoader(
         dataset,
@@ -44,7 +95,7 @@ def training_batches(
         pin_memory=fabric.device.type == "cuda",
         generator=torch.Generator(),  # the loader draws when it starts, which must not move the model's draws
     )
-    return _augmented(loader, experiment=experiment, fabric=fabric)
+    return _augmented(loader, experiment=experiment, fabric=fabric, beside=beside is not None)
 
 
 def testing_batches(
@@ -57,7 +108,10 @@ def testing_batches(
         reader=reader,
         snippet=sampling.snippet,
         segments=sampling.segments,
-        crops=1,
+        stride=sampling.stride,
+        short=sampling.short,
+        crops="whole" if sampling.test_crops == "whole" else 1,
+        scale=sampling.test_scale,
         chunk=sampling.segments,
     )
     mine = Subset(dataset, range(fabric.global_rank, len(dataset), fabric.world_size))
@@ -68,11 +122,34 @@ def testing_batches(
     return _augmented(loader, experiment=experiment, fabric=fabric)
 
 
-def _augmented(loader: Any, *, experiment: ExperimentConfig, fabric: Fabric) -> Augmented:
+def scoring_snippets(clips: Sequence[Clip], reader: Reader, *, experiment: ExperimentConfig) -> ScoringSnippets:
+    """What is scored of every video, as the settings have it, in chunks of bounded memory."""
+    sampling = experiment.sampling
+    views = 1 if sampling.test_crops == "whole" else sampling.test_crops
+    at_once = min(SNIPPETS_AT_ONCE, CHANNELS_AT_ONCE // experiment.in_channels)
+    return ScoringSnippets(
+        clips=clips,
+        reader=reader,
+        snippet=sampling.snippet,
+        segments=sampling.test_segments,
+        stride=sampling.stride,
+        short=sampling.short,
+        crops=sampling.test_crops,
+        scale=sampling.test_scale,
+        chunk=max(1, at_once // views),
+    )
+
+
+def flow_from(experiment: ExperimentConfig) -> int | None:
+    """The first channel of flow in a snippet; None if it has none."""
+    return None if experiment.modality == "frames" else 0
+
+
+def _augmented(loader: Any, *, experiment: ExperimentConfig, fabric: Fabric, beside: bool = False) -> Augmented:
     """The loader's batches on the device, with their views cut there."""
     return Augmented(
         batches=fabric.setup_dataloaders(loader, use_distributed_sampler=False),
         size=experiment.sampling.input_size,
-        flow=experiment.modality != "frames",
+        flow_from=experiment.in_channels if beside else flow_from(experiment),
         device=fabric.device,
     )

@@ -96,6 +96,24 @@ def temporal_iou(one: NDArray[np.float64], other: NDArray[np.float64]) -> Overla
     return np.maximum(ends - starts, 0) / span  # the span is the union wherever two intervals overlap
 
 
+def box_iou(one: NDArray[np.float64], other: NDArray[np.float64], *, last_pixel: bool = False) -> Overlaps:
+    """Intersection over union of every two boxes.
+
+    Args:
+        one: (N, 4).
+        other: (M, 4).
+        last_pixel: whether x1, y1 is the last pixel rather than the end: all sides are then longer by 1.
+
+    Returns:
+        (N, M) in [0, 1].
+    """
+    more = 1.0 if last_pixel else 0.0
+    starts, ends = np.maximum(one[:, None, :2], other[None, :, :2]), np.minimum(one[:, None, 2:], other[None, :, 2:])
+    common = np.maximum(ends - starts + more, 0).prod(axis=-1)  # each side at least 0: two negative ones would score
+    first, second = ((boxes[:, 2:] - boxes[:, :2] + more).prod(axis=1) for boxes in (one, other))
+    return common / (first[:, None] + second[None] - common)
+
+
 def matched(overlaps: Overlaps, *, threshold: float, matcher: Matcher) -> NDArray[np.bool_]:
     """Which detections are right.
 

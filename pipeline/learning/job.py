@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import cv2
 import torch
@@ -16,6 +16,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from pipeline.config import ComputeConfig, ExperimentConfig, told
+from pipeline.families import HeadConfig, VideoNetworkConfig
+from pipeline.learning.features import read_feature_index
+from pipeline.learning.readers import FeatureIndex, Index, read_index
 from pipeline.progress import track
 from pipeline.sections import Section
 from pipeline.stores.sharing import add_arguments as add_store_arguments
@@ -31,8 +34,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--experiment", type=section_argument(ExperimentConfig), required=True, help="its settings as JSON"
     )
     parser.add_argument("--compute", type=section_argument(ComputeConfig), required=True, help="where it runs, as JSON")
+    parser.add_argument("--features", type=Path, nargs="?", help="folder of the receipts of the features it reads")
     parser.add_argument("--split", required=True, help="name of the split")
     add_store_arguments(parser)
+
+
+def read_source(arguments: argparse.Namespace) -> Index | FeatureIndex:
+    """The index of what the experiment reads: its modality's store, or features.
+
+    Raises:
+        ValueError: there is none, or it is of something else.
+    """
+    experiment: ExperimentConfig = arguments.experiment
+    if experiment.features is None:
+        return read_index(arguments.index, stage=experiment.modality)
+    if arguments.features is None:
+        raise ValueError(f"{experiment.model.family} reads features; give the folder of their receipts by --features")
+    return read_feature_index(arguments.features)
+
+
+def feature_shape(index: Index | FeatureIndex) -> tuple[int, ...] | None:
+    """What there is of each clip or frame in an index of features; None for another."""
+    return index["shape"] if index["stage"] == "features" else None
 
 
 def section_argument(section: type[Section]) -> Callable[[str], Any]:
@@ -91,21 +114,28 @@ def total(sums: Tensor, fabric: Fabric) -> Tensor:
     return found
 
 
-def step_factor(epoch: int, *, milestones: Iterable[int], gamma: float) -> float:
-    """What the learning rate is multiplied by in ``epoch``, counted from 0: gamma for each milestone that is past."""
-    return gamma ** sum(epoch >= milestone for milestone in milestones)
+def model_keywords(
+    experiment: ExperimentConfig, *, num_classes: int, feature_shape: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """The keywords of ``models.build.build`` for an experiment; all of them plain JSON values.
 
-
-def model_keywords(experiment: ExperimentConfig, *, num_classes: int) -> dict[str, Any]:
-    """The keywords of ``models.build.build`` for an experiment; all of them plain JSON values."""
-    san = experiment.san
+    Args:
+        experiment: whose model it is.
+        num_classes: of the dataset.
+        feature_shape: of families that read features, what they read of a clip (D,) or a frame (C, h, w).
+    """
+    model, san = experiment.model, experiment.san
+    # what is not heard keeps its default, so that experiments with equal trainings have equal models
+    heard = {"num_classes": num_classes, **model.model_dump(mode="json", exclude={"san", *model.unheard})}
+    if isinstance(model, get_args(HeadConfig)):
+        assert feature_shape is not None
+        return {**heard, "feature_shape": list(feature_shape)}
+    clips = isinstance(model, VideoNetworkConfig)
     return {
-        # what is not heard keeps its default, so that experiments with equal trainings have equal models
-        **experiment.model.model_dump(mode="json", exclude={"san", *experiment.model.unheard}),
+        **heard,
         **({"san_width": san.width, "san_last_pool_stride": san.last_pool_stride} if san else {}),
-        "num_classes": num_classes,
+        **({"snippet": experiment.sampling.snippet} if clips else {"segments": experiment.sampling.segments}),
         "modality": "rgb" if experiment.modality == "frames" else experiment.modality,
         "in_channels": experiment.in_channels,
-        "segments": experiment.sampling.segments,
         "input_size": experiment.sampling.input_size,
     }

@@ -13,7 +13,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from pipeline.dataset.manifest import Manifest
 from pipeline.learning import sampling, transforms
-from pipeline.learning.readers import Index, Reader
+from pipeline.learning.readers import FeatureIndex, Index, Reader
 
 
 class Clip(NamedTuple):
@@ -37,7 +38,7 @@ class Clip(NamedTuple):
     """Number of frames, or of flow fields."""
 
 
-def select(manifest: Manifest, index: Index, *, split: str, part: str) -> tuple[list[Clip], list[str]]:
+def select(manifest: Manifest, index: Index | FeatureIndex, *, split: str, part: str) -> tuple[list[Clip], list[str]]:
     """The clips of one part of a split that the store holds, and the ids of those that it does not.
 
     Raises:
@@ -83,13 +84,21 @@ class TrainingSnippets(Dataset[Snippets]):
     """Frames a snippet (n)."""
     segments: int
     """Snippets a video (N)."""
+    stride: int = 1
+    """From one frame of a snippet to its next."""
+    spread: bool = True
+    """Snippets in equal parts of the video, rather than in one run of frames."""
+    short: sampling.Short = "hold"
     size: int
     """Side of the network's input (S), pixels."""
     scales: tuple[float, ...]
     """Sides of crops as parts of the short side."""
+    places: transforms.Places = "tsn"
     flip: bool
     """Mirror half of the views."""
     seed: int
+    beside: Reader | None = None
+    """Of flow, whose fields from the same frames are further channels, after those of all frames."""
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -99,44 +108,65 @@ class TrainingSnippets(Dataset[Snippets]):
         epoch, number = key
         clip = self.clips[number]
         rng = np.random.default_rng(derived_seed(self.seed, epoch, clip.id))
-        positions = sampling.train_positions(clip.frames, snippet=self.snippet, segments=self.segments, rng=rng)
-        images = self.reader.read(clip.id, sampling.snippet_indices(positions, self.snippet, clip.frames))
-        view = transforms.draw_view(*images.shape[-2:], size=self.size, scales=self.scales, flip=self.flip, rng=rng)
-        return Snippets(_stacked(images), torch.tensor(view), clip.label, number, torch.from_numpy(positions))
+        draw = sampling.train_positions if self.spread else sampling.run_positions
+        positions = draw(clip.frames, snippet=self.snippet, segments=self.segments, rng=rng, stride=self.stride)
+        indices = sampling.snippet_indices(positions, self.snippet, clip.frames, stride=self.stride, short=self.short)
+        images = _stacked(self.reader.read(clip.id, indices))
+        if self.beside is not None:  # from the last frame no field leads on
+            fields = self.beside.read(clip.id, np.minimum(indices, max(clip.frames - 2, 0)))
+            images = torch.cat([images, _stacked(fields)], dim=1)
+        height, width = images.shape[-2:]
+        view = transforms.draw_view(
+            height, width, size=self.size, scales=self.scales, flip=self.flip, rng=rng, places=self.places
+        )
+        return Snippets(images, torch.tensor(view), clip.label, number, torch.from_numpy(positions))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringSnippets(Dataset[Snippets]):
-    """Evenly spaced snippets of test videos under fixed views, in chunks of a video so that memory is bounded."""
+    """Snippets of test videos under fixed views, in chunks of a video so that memory is bounded."""
 
     clips: Sequence[Clip]
     reader: Reader
     snippet: int
     """Frames a snippet (n)."""
-    segments: int
-    """Snippets a video (T)."""
-    crops: Literal[1, 5, 10]
+    segments: int | None
+    """Snippets a video (T); None: all that have room one after the other."""
+    stride: int = 1
+    """From one frame of a snippet to its next."""
+    short: sampling.Short = "hold"
+    crops: transforms.Crops
     """Views of a video (V)."""
+    scale: float = transforms.TEST_SCALE
+    """Side of a crop as a part of the short side."""
     chunk: int
     """Most snippets an item (t)."""
 
-    @property
-    def chunks(self) -> int:
-        """Number of items a video."""
-        return -(-self.segments // self.chunk)
+    @cached_property
+    def items(self) -> list[tuple[int, int]]:
+        """Video number and first snippet of each item."""
+        return [
+            (number, start)
+            for number, clip in enumerate(self.clips)
+            for start in range(0, len(self._positions(clip)), self.chunk)
+        ]
 
     def __len__(self) -> int:
-        return len(self.clips) * self.chunks
+        return len(self.items)
 
     def __getitem__(self, item: int) -> Snippets:
         """A chunk of t snippets of a video, and its views."""
-        number, part = divmod(item, self.chunks)
+        number, start = self.items[item]
         clip = self.clips[number]
-        positions = sampling.test_positions(clip.frames, snippet=self.snippet, segments=self.segments)
-        positions = positions[part * self.chunk : (part + 1) * self.chunk]
-        images = self.reader.read(clip.id, sampling.snippet_indices(positions, self.snippet, clip.frames))
-        views = torch.tensor(transforms.fixed_views(*images.shape[-2:], crops=self.crops))
+        positions = self._positions(clip)[start : start + self.chunk]
+        indices = sampling.snippet_indices(positions, self.snippet, clip.frames, stride=self.stride, short=self.short)
+        images = self.reader.read(clip.id, indices)
+        height, width = images.shape[-2:]
+        views = torch.tensor(transforms.fixed_views(height, width, crops=self.crops, scale=self.scale))
         return Snippets(_stacked(images), views, clip.label, number, torch.from_numpy(positions))
+
+    def _positions(self, clip: Clip) -> NDArray[np.int64]:
+        return sampling.scoring_positions(clip.frames, snippet=self.snippet, segments=self.segments, stride=self.stride)
 
 
 def _stacked(images: NDArray[np.uint8]) -> Tensor:

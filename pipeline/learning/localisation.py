@@ -31,8 +31,9 @@ pixels of the video, times are seconds, both half-open.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -40,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.dataset.manifest import Box, Tube
-from pipeline.learning.detection import Detection, Group, Overlaps, pooled_average_precisions
+from pipeline.learning.detection import Detection, Group, box_iou, pooled_average_precisions
 
 BOX_THRESHOLDS = (0.05, 0.1, 0.2, 0.3)
 """Overlaps at which the paper reports boxes (Table 3)."""
@@ -111,24 +112,6 @@ def _ratio(values: Floats, scale: Any) -> NDArray[np.float64]:
     """``values / scale``, and 0 where the scale is not positive: where nothing stands out."""
     positive = np.broadcast_to(np.asarray(scale) > 0, values.shape)
     return np.divide(values, scale, out=np.zeros(values.shape), where=positive)
-
-
-def box_iou(one: NDArray[np.float64], other: NDArray[np.float64], *, last_pixel: bool = False) -> Overlaps:
-    """Intersection over union of every two boxes.
-
-    Args:
-        one: (N, 4).
-        other: (M, 4).
-        last_pixel: whether x1, y1 is the last pixel rather than the end: all sides are then longer by 1.
-
-    Returns:
-        (N, M) in [0, 1].
-    """
-    more = 1.0 if last_pixel else 0.0
-    starts, ends = np.maximum(one[:, None, :2], other[None, :, :2]), np.minimum(one[:, None, 2:], other[None, :, 2:])
-    common = np.maximum(ends - starts + more, 0).prod(axis=-1)  # each side at least 0: two negative ones would score
-    first, second = ((boxes[:, 2:] - boxes[:, :2] + more).prod(axis=1) for boxes in (one, other))
-    return common / (first[:, None] + second[None] - common)
 
 
 def _at(tubes: Iterable[Tube], frame: int) -> list[Box]:
@@ -239,10 +222,20 @@ def frame_average_precisions(
         found[one.label][one.video, one.frame].append(one)
     values = {}
     for label in sorted(actors):
-        places = sorted({*actors[label], *found[label]})
-        groups = [_group(found[label].get(place, ()), actors[label].get(place, ())) for place in places]
+        groups = list(_groups(found[label], actors[label]))
         values[label] = pooled_average_precisions(groups, thresholds=thresholds, matcher="pascal")
     return values
+
+
+def _groups(
+    found: Mapping[tuple[str, int], Sequence[BoxDetection]], actors: Mapping[tuple[str, int], Sequence[Box]]
+) -> Iterator[Group]:
+    """What each frame adds, in order; frames in a row without an actor are one group: no detection in them is right."""
+    for annotated, places in groupby(sorted({*actors, *found}), key=lambda place: place in actors):
+        if annotated:
+            yield from (_group(found.get(place, ()), actors[place]) for place in places)
+        else:
+            yield _group([one for place in places for one in found[place]], ())
 
 
 def _group(found: Sequence[BoxDetection], actors: Sequence[Box]) -> Group:

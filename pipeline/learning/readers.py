@@ -32,6 +32,20 @@ class Index(TypedDict):
     quarantined: dict[str, dict[str, str]]
 
 
+class FeatureIndex(TypedDict):
+    """Where the reader finds the features of each video; of the keys of ``Index`` those that ``select`` reads.
+
+    ``frames`` of a video is its number of clips or frames in the store (n).
+    """
+
+    stage: Literal["features"]
+    store: str
+    parameters: dict[str, Any]
+    shape: tuple[int, ...]
+    """F, the same for all videos."""
+    videos: dict[str, dict[str, Any]]
+
+
 class Reader(Protocol):
     """Stored frames or fields of a video."""
 

@@ -25,13 +25,16 @@ class Scores:
     logits: NDArray[np.float32]
     """(V, C) scores before the softmax, larger is better; of a prediction in probabilities their logarithm."""
     weights: NDArray[np.float32]
-    """(V, T) temporal attention; sums to one over T unless the prediction is of another kind."""
+    """(V, T) temporal attention; sums to one over T unless the prediction is of another kind; 0 at padding."""
     positions: NDArray[np.int64]
-    """(V, T) first frame of each snippet."""
+    """(V, T) first frame of each snippet, ascending; -1 is padding, after the snippets of a video that has fewer."""
     classes: NDArray[np.str_]
     """(C,) names of the classes."""
     maps: NDArray[np.float16] | None = None
-    """(V, T, h, w) spatial attention of the centre crop, sums to one over a map; None without spatial attention."""
+    """(V, T, h, w) spatial attention of the centre crop, 0 at padding; None without spatial attention.
+
+    A map sums to one; where_when's is a mask of values in 0 to 1.
+    """
     view: NDArray[np.float32] | None = None
     """(V, 4) x0, y0, x1, y1 of the centre crop as parts of the frame; None if frames were seen whole or not at all."""
 

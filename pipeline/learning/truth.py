@@ -1,8 +1,9 @@
 """Attention against truth: how much of it falls on the action, beside what uniform attention would put there.
 
-A snippet stands for one moment, its middle: frames [p, p + n) of a store at r frames a second are seen at
-(p + n / 2) / r seconds. It is inside the action if a segment [start, end) of the video's class holds that moment.
-Fields of flow count as frames of their store, since field t is the motion from frame t to the next.
+A snippet stands for one moment, its middle: n frames at stride s from frame p on of a store at r frames a second reach
+from p to p + (n - 1) s + 1 and are seen at (p + ((n - 1) s + 1) / 2) / r seconds. It is inside the action if a segment
+[start, end) of the video's class holds that moment. Fields of flow count as frames of their store, since field t is the
+motion from frame t to the next. A position of -1 is padding, not a snippet, and is left out of everything.
 
 A map lies on a view, a part of the frame, and is constant in each of its cells. What falls into boxes is integrated:
 the mass of a cell that a box cuts counts by the part of its area that is covered.
@@ -39,7 +40,12 @@ class Share(NamedTuple):
 
 
 def attention_truth(
-    scores: Scores, *, videos: Mapping[str, Video], stored: Mapping[str, Mapping[str, Any]], snippet: int
+    scores: Scores,
+    *,
+    videos: Mapping[str, Video],
+    stored: Mapping[str, Mapping[str, Any]],
+    snippet: int,
+    stride: int = 1,
 ) -> dict[str, float]:
     """Means over the videos that carry truth.
 
@@ -48,6 +54,7 @@ def attention_truth(
         videos: by id, with what is marked in them.
         stored: frames and fps by id, of the store that the run read.
         snippet: frames a snippet.
+        stride: from one frame of a snippet to its next.
 
     Returns:
         ``temporal_inside``, ``temporal_uniform``, ``temporal_videos`` (how many carry truth), and the same of
@@ -55,12 +62,14 @@ def attention_truth(
     """
     shares: dict[str, list[Share | None]] = {"temporal": [], "spatial": []}
     for row, name in enumerate(scores.ids.tolist()):
-        video, facts = videos[name], stored[name]
-        middles = middle_seconds(scores.positions[row], snippet=snippet, frames=facts["frames"], fps=facts["fps"])
-        shares["temporal"].append(temporal_share(scores.weights[row], middles, video=video))
+        video, facts, real = videos[name], stored[name], scores.positions[row] >= 0
+        middles = middle_seconds(
+            scores.positions[row][real], snippet=snippet, stride=stride, frames=facts["frames"], fps=facts["fps"]
+        )
+        shares["temporal"].append(temporal_share(scores.weights[row][real], middles, video=video))
         if scores.maps is not None:
             view = WHOLE_FRAME if scores.view is None else scores.view[row]
-            shares["spatial"].append(spatial_share(scores.maps[row], middles, view=view, video=video))
+            shares["spatial"].append(spatial_share(scores.maps[row][real], middles, view=view, video=video))
     means: dict[str, float] = {}
     for kind, found in shares.items():
         known = [share for share in found if share is not None]
@@ -71,20 +80,21 @@ def attention_truth(
 
 
 def middle_seconds(
-    positions: NDArray[np.integer[Any]], *, snippet: int, frames: int, fps: float
+    positions: NDArray[np.integer[Any]], *, snippet: int, frames: int, fps: float, stride: int = 1
 ) -> NDArray[np.float64]:
     """The moments for which snippets stand: the middles of the frames that they really have.
 
     Args:
-        positions: (T,) first frames.
-        snippet: frames a snippet; past the end the last frame is repeated, which adds no time.
+        positions: (T,) first frames, without padding.
+        snippet: frames a snippet; past the end frames are repeated, which adds no time.
         frames: of the video in the store.
         fps: of the store, frames a second.
+        stride: from one frame of a snippet to its next.
 
     Returns:
         (T,) seconds.
     """
-    return (positions + np.minimum(positions + snippet, frames)) / (2 * fps)
+    return (positions + np.minimum(positions + (snippet - 1) * stride + 1, frames)) / (2 * fps)
 
 
 def temporal_share(weights: Floats, middles: Floats, *, video: Video) -> Share | None:
@@ -112,7 +122,7 @@ def spatial_share(maps: Floats, middles: Floats, *, view: Floats, video: Video) 
     """Part of the maps' mass in the boxes of the video's class, mean over the snippets inside the action.
 
     A snippet counts if the class has a box in the video's frame at that moment and, where segments of the class are
-    marked, if one holds the moment. None if no snippet counts.
+    marked, if one holds the moment; a map of zeros counts for nothing. None if no snippet counts.
 
     Args:
         maps: (T, h, w) of any sum.
@@ -121,7 +131,7 @@ def spatial_share(maps: Floats, middles: Floats, *, view: Floats, video: Video) 
         video: its first label is its class; probed, since boxes are in its pixels and frames.
     """
     inside = acting(middles, video=video)
-    counted = np.ones(len(middles), bool) if inside is None else inside
+    counted = maps.any(axis=(1, 2)) if inside is None else inside & maps.any(axis=(1, 2))
     shares = [
         box_share(map_.astype(np.float64), view=view, boxes=boxes)
         for map_, seconds in zip(maps[counted], middles[counted].tolist(), strict=True)

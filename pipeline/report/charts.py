@@ -140,6 +140,29 @@ def _text(x: float, y: float, text: str, anchor: str) -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
 
 
+def interval_bands(found: Sequence[bool], acting: Sequence[bool], *, title: str) -> Markup:
+    """Under ``attention_bars``, which snippets lie in the intervals found and, below, which inside the action.
+
+    Args:
+        found: of each of ``T`` snippets.
+        acting: of each; empty if that is not known.
+        title: read out where the picture is not seen.
+    """
+    head = '<svg class="bands" viewBox="0 0 {} 2" preserveAspectRatio="none" role="img" aria-label="{}">'
+    parts = [Markup(head).format(len(found), title)]
+    for row, (kind, snippets) in enumerate((("found", found), ("truth", acting))):
+        for first, past in _runs(snippets):
+            band = Markup('<path class="{}" d="M{} {:.2f}h{}v0.7h-{}z"/>')
+            parts.append(band.format(kind, first, row + 0.2, past - first, past - first))
+    return Markup("").join([*parts, Markup("</svg>")])
+
+
+def _runs(chosen: Sequence[bool]) -> list[tuple[int, int]]:
+    """First and past the last of each run of what is chosen."""
+    edges = [i for i, (was, now) in enumerate(zip([False, *chosen], [*chosen, False], strict=True)) if was != now]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
 def attention_bars(
     weights: Sequence[float], names: Iterable[str], *, title: str, acting: Sequence[bool] = ()
 ) -> Markup:

@@ -24,7 +24,7 @@ from pipeline.report.charts import Line, line_chart
 from pipeline.report.formats import percent, seconds
 from pipeline.report.maps import map_pictures
 from pipeline.report.pictures import LEAST_SCALE_PX, matrix_uri, wheel_uri
-from pipeline.report.results import headline, results_section, truth_rows
+from pipeline.report.results import headline, located_tables, results_section, truth_rows
 from pipeline.report.strips import Reader, attention_strip, sample_strip
 from pipeline.report.summaries import (
     RuleTiming,
@@ -108,6 +108,7 @@ def build_context(inputs: Inputs) -> dict[str, Any]:
         "confusion": _confusion(inputs, results),
         "attention": _attention(inputs),
         "truth": truth_rows(inputs.results),
+        "located": located_tables(inputs.results),
         "timings": _timings(inputs),
         "made": _made(inputs),
     }
@@ -193,7 +194,8 @@ def _pace(histories: Sequence[dict[str, list[float]]]) -> str:
 def _scored(inputs: Inputs, name: str) -> str:
     """Why the last point of the curve need not be the accuracy of the results."""
     sampling = inputs.config.experiments[name].sampling
-    return f"Test videos are scored on {sampling.segments} snippets here, on {sampling.test_segments} for the results."
+    tested = "all there are" if sampling.test_segments is None else sampling.test_segments
+    return f"Test videos are scored on {sampling.segments} snippets here, on {tested} for the results."
 
 
 def _lines(runs: Sequence[Run], quantity: str) -> list[Line]:
@@ -253,14 +255,16 @@ def _attention(inputs: Inputs) -> dict[str, Any]:
 def _attention_strip(inputs: Inputs, name: str, scores: Scores, video: Video) -> dict[str, Any]:
     experiment = inputs.config.experiments[name]
     stored = inputs.indexes[experiment.modality]["videos"][video.id]
-    row, snippet = int(np.flatnonzero(scores.ids == video.id)[0]), experiment.sampling.snippet
-    positions = scores.positions[row]
-    middles = middle_seconds(positions, snippet=snippet, frames=stored["frames"], fps=stored["fps"])
+    row = int(np.flatnonzero(scores.ids == video.id)[0])
+    real = scores.positions[row] >= 0
+    positions, snippet, stride = scores.positions[row][real], experiment.sampling.snippet, experiment.sampling.stride
+    middles = middle_seconds(positions, snippet=snippet, stride=stride, frames=stored["frames"], fps=stored["fps"])
     strip = attention_strip(
         video.id,
-        scores.weights[row],
+        scores.weights[row][real],
         positions,
         snippet=snippet,
+        stride=stride,
         length=stored["frames"],
         read=inputs.readers[experiment.modality],
         is_flow=experiment.modality != "frames",
@@ -271,8 +275,15 @@ def _attention_strip(inputs: Inputs, name: str, scores: Scores, video: Video) ->
     if scores.maps is not None and frames:
         shown = [cell["snippet"] for cell in strip["cells"]]
         view = WHOLE_FRAME if scores.view is None else scores.view[row]
-        maps, moments = scores.maps[row][shown], middles[shown].tolist()
-        heats = map_pictures(video, maps, moments, view=view, frames=frames, read=inputs.readers["frames"])
+        heats = map_pictures(
+            video,
+            scores.maps[row][real][shown],
+            middles[shown].tolist(),
+            view=view,
+            family=experiment.model.family,
+            frames=frames,
+            read=inputs.readers["frames"],
+        )
     said = predicted(scores, row)
     return {"name": name, "predicted": said, "right": said in video.labels, "heats": heats, **strip}
 

@@ -1,4 +1,4 @@
-"""The report's figures: accuracies beside the papers', attention beside uniform attention, and the cards at the top.
+"""The report's figures: accuracies beside the papers', attention and what it located beside truth, cards at the top.
 
 Pure functions from ``results.json`` and the configuration to what the template shows. Shares are 0 to 1; what a paper
 gives is per cent, a difference to it is in points.
@@ -9,17 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pipeline.config import ATWConfig, ExperimentConfig, STACNNConfig
+from pipeline.config import ExperimentConfig
+from pipeline.learning.localised import METRICS
 from pipeline.report.formats import number, percent
+from pipeline.report.wording import fusion_text, model_text
 
 CARDS = 6
 """Accuracies shown at the top; the table has all."""
-
-ADDED_AS = {"logits": "scores before the softmax", "prob": "probabilities", "exp": "probabilities, not normalised"}
-"""What a fusion adds up."""
-
-BEGIN_AS = {"gauss": "Gaussian", "one": "at 1", "inv_n": "at 1/N"}
-"""How ATW's attention weights begin."""
 
 
 class TruthRow(NamedTuple):
@@ -67,66 +63,6 @@ def _row(
             reads, model = "flow", "histogram of flow, no network"
     difference = None if paper is None else 100 * figures["top1_mean"] - paper
     return {**row, **figures, "reads": reads, "model": model, "difference": difference}
-
-
-def model_text(experiment: ExperimentConfig) -> str:
-    """An experiment's model in few words: backbone, segments, attention, what it begins with, prediction."""
-    model, segments = experiment.model, experiment.sampling.segments
-    if isinstance(model, STACNNConfig):
-        network = [f"{model.backbone}, {_selection_text(model, segments)}", *_spatial_text(model)]
-        network += ["mean of losses"] if model.select_loss == "mean_loss" else []
-    else:
-        network = [f"{model.backbone}, {model.consensus}, N = {segments}", *_attention_text(model)]
-    begins = [f"begins with {experiment.initial}"] if experiment.initial else []
-    return "; ".join([*network, *begins, *_prediction_text(experiment)])
-
-
-def _attention_text(model: ATWConfig) -> list[str]:
-    """What decides the weights of ATW's segments; nothing does with avg and max."""
-    if model.consensus not in ("softmax_att", "segment_linear"):
-        return []
-    looks = " of features" if (model.consensus, model.att_input) == ("softmax_att", "features") else ""
-    return [f"{model.activation}{looks}, weights begin {BEGIN_AS[model.init]}"]
-
-
-def _selection_text(model: STACNNConfig, segments: int) -> str:
-    """As the paper writes it."""
-    groups, part = model.groups, segments // model.groups
-    top = part if model.top is None else model.top
-    return f"TS({segments}, {top})" if groups == 1 else f"TS({groups}×{part}, {groups}×{top})"
-
-
-def _spatial_text(model: STACNNConfig) -> list[str]:
-    if model.spatial == "none":
-        return []
-    own = "SAN from scratch" if model.san.targets == "none" and model.san.encoder is None else "SAN"
-    words = [own if model.spatial == "san" else "spatial attention"]
-    words += [] if model.aux_lambda else ["no auxiliary loss"]
-    words += ["auxiliary scores summed"] if model.aux_lambda and model.aux_pool == "sum" else []
-    words += ["shared weights"] if model.sal_weights == "shared" else []
-    words += ["pools with raw weights, of which the map shown is the softmax"] if model.pool_weights == "raw" else []
-    words += ["pooled features / K²"] if model.pool_scale == "mean" else []
-    return [", ".join(words)]
-
-
-def _prediction_text(experiment: ExperimentConfig) -> list[str]:
-    tested, model = experiment.sampling.test_segments, experiment.model
-    whole = [] if experiment.prediction.normalise else ["not normalised"]
-    match experiment.predicts:
-        case "dcw":
-            return [", ".join([f"DCW {experiment.prediction.top or tested} of {tested}", *whole])]
-        case "average":
-            return [", ".join(["average of probabilities", *whole])]
-        case "model" if isinstance(model, STACNNConfig):
-            chooses = model.top is not None and model.top < tested // model.groups
-            return ["average of the logits that the model selects" if chooses else "average of logits"]
-        case _:
-            return []  # ATW's consensus, which is named first
-
-
-def fusion_text(weights: Mapping[str, float], *, on: str) -> str:
-    """A fusion as a sum."""
-    return " + ".join(f"{weight:g} × {name}" for name, weight in weights.items()) + f", of {ADDED_AS[on]}"
 
 
 class Card(NamedTuple):
@@ -182,3 +118,51 @@ def _kind(figures: Mapping[str, float], kind: str) -> dict[str, float] | None:
         return None
     inside, uniform = figures[f"{kind}_inside_mean"], figures[f"{kind}_uniform_mean"]
     return {"inside": inside, "std": figures[f"{kind}_inside_std"], "uniform": uniform}
+
+
+class LocatedRow(NamedTuple):
+    """What one stream located, means over its runs, and what is located without looking."""
+
+    name: str
+    found: list[tuple[float, float]]
+    """Mean and deviation of each figure."""
+    baseline: list[tuple[float, float]]
+    videos: int
+    """That carry truth, in the first run."""
+    items: int
+    """Frames or intervals in them."""
+    runs: int
+
+
+class LocatedTable(NamedTuple):
+    """Boxes, or intervals, of the streams that have some."""
+
+    kind: str
+    overlaps: list[str]
+    rows: list[LocatedRow]
+
+
+def located_tables(results: Mapping[str, Any]) -> list[LocatedTable]:
+    """Of boxes and of intervals, each if any stream has them, in the order of the results."""
+    tables = []
+    for kind, baseline in (("boxes", "boxes_centre"), ("segments", "segments_uniform")):
+        runs: dict[str, list[Mapping[str, Any]]] = {}
+        for run in results["localisation"]:
+            if kind in run:
+                runs.setdefault(run["experiment"], []).append(run[kind])
+        if not runs:
+            continue
+        overlaps = list(next(iter(runs.values()))[0]["accuracy"])
+        rows = []
+        for name in (row["name"] for row in results["rows"] if row["name"] in runs):
+            found, anyone = (_located(results["summary"][name], one, overlaps) for one in (kind, baseline))
+            first = runs[name][0]
+            rows.append(LocatedRow(name, found, anyone, first["videos"], first["items"], len(runs[name])))
+        tables.append(LocatedTable(kind, sorted(overlaps, key=float), rows))
+    return tables
+
+
+def _located(figures: Mapping[str, float], kind: str, overlaps: list[str]) -> list[tuple[float, float]]:
+    """The figures of each metric, one after the other."""
+    names = [f"{kind}_{metric}_{overlap}" for metric in METRICS for overlap in sorted(overlaps, key=float)]
+    return [(figures[f"{name}_mean"], figures[f"{name}_std"]) for name in names]

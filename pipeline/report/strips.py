@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.learning import readers
+from pipeline.learning.localised import attended_snippets, is_uniform
 from pipeline.optical_flow.quantise import dequantise
-from pipeline.report.charts import attention_bars
+from pipeline.report.charts import attention_bars, interval_bands
 from pipeline.report.pictures import evenly, flow_scale_px, flow_uri, jpeg_uri
 from pipeline.stores.sharing import Sharing
 
@@ -86,6 +87,7 @@ def attention_strip(
     length: int,
     read: Reader,
     is_flow: bool,
+    stride: int = 1,
     acting: NDArray[np.bool_] | None = None,
 ) -> dict[str, Any]:
     """Bars of the temporal weights under pictures of the snippets.
@@ -94,19 +96,20 @@ def attention_strip(
 
     Args:
         video: id.
-        weights: ``(T,)``.
+        weights: ``(T,)``, without padding.
         positions: ``(T,)`` first frame or field of each snippet.
         snippet: frames or fields a snippet; its middle one is shown.
         length: frames or fields of the video in the store.
         read: of the store that the stream reads.
         is_flow: the store holds flow.
+        stride: from one frame or field of a snippet to its next.
         acting: ``(T,)`` whether a snippet is inside the action; None if that is not known.
     """
     columns = min(len(weights), SNIPPETS_SHOWN)
     column = (2 * np.arange(len(weights)) + 1) * columns // (2 * len(weights))  # the one that a bar's middle lies under
     groups = [np.flatnonzero(column == number) for number in range(columns)]
     shown = [int(group[weights[group].argmax()]) for group in groups]
-    numbers = [min(int(positions[i]) + snippet // 2, length - 1) for i in shown]
+    numbers = [min(int(positions[i]) + snippet // 2 * stride, length - 1) for i in shown]
     arrays = read(video, numbers)
     if is_flow:
         pictures, scale_px = _coloured(arrays, width_px=SNIPPET_PX)
@@ -125,13 +128,23 @@ def attention_strip(
             title=f"temporal attention weights of {len(weights)} snippets",
             acting=[] if acting is None else acting.tolist(),
         ),
+        "bands": _bands(attended_snippets(weights), acting),
         "truth": acting is not None,
         "scale_px": scale_px,
         "peak": float(weights[peak]),
         "peak_frame": numbers[shown.index(peak)],
         "snippets": len(weights),
-        "flat": bool(np.allclose(weights, 1 / len(weights), atol=1e-6)),
+        "flat": is_uniform(weights),
     }
+
+
+def _bands(found: NDArray[np.bool_], acting: NDArray[np.bool_] | None) -> str:
+    """Intervals found over those that are true; nothing if there are neither."""
+    if acting is None and not found.any():
+        return ""
+    title = f"intervals found: {int(found.sum())} of {len(found)} snippets"
+    title += "" if acting is None else f"; inside the action: {int(acting.sum())}"
+    return interval_bands(found.tolist(), [] if acting is None else acting.tolist(), title=title)
 
 
 def _coloured(fields: list[NDArray[Any]], *, width_px: int) -> tuple[list[str], float]:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.dataset.manifest import Manifest, Video
+from pipeline.learning.localised import is_uniform
 from pipeline.learning.scores import Scores
 
 
@@ -249,7 +250,7 @@ def attention_examples(
     wrong: list[tuple[tuple[float, ...], str]] = []
     for id_ in sorted(common):
         correct = sum(predicted(s, rows[name][id_]) in labels[id_] for name, s in streams.items())
-        sharpness = max(float(s.weights[rows[name][id_]].max()) * s.weights.shape[1] for name, s in streams.items())
+        sharpness = max(_sharpness(s, rows[name][id_]) for name, s in streams.items())
         if correct == len(streams):
             right.append(((-sharpness,), id_))
         else:
@@ -257,6 +258,11 @@ def attention_examples(
     chosen_wrong = _of_different_classes(wrong, labels, max(limit // 2, limit - len(right)))
     chosen_right = _of_different_classes(right, labels, limit - len(chosen_wrong))
     return [(id_, True) for id_ in chosen_right] + [(id_, False) for id_ in chosen_wrong]
+
+
+def _sharpness(scores: Scores, row: int) -> float:
+    """The largest weight of a video over the uniform one."""
+    return float(scores.weights[row].max() * np.count_nonzero(scores.positions[row] >= 0))
 
 
 def attentive(streams: Mapping[str, Scores], *, limit: int) -> dict[str, Scores]:
@@ -274,7 +280,7 @@ def attentive(streams: Mapping[str, Scores], *, limit: int) -> dict[str, Scores]
 
 def _flat(scores: Scores) -> bool:
     """Whether every snippet of a video has the same weight."""
-    return bool(np.allclose(scores.weights, scores.weights[:, :1], atol=1e-6))
+    return all(is_uniform(row[real]) for row, real in zip(scores.weights, scores.positions >= 0, strict=True))
 
 
 def predicted(scores: Scores, row: int) -> str:

@@ -23,6 +23,7 @@ from pipeline.dataset.keys import VERSIONS
 from pipeline.dataset.plan import (
     NOTES_FILE,
     baseline_recipe,
+    features_recipe,
     predict_recipe,
     read_shards,
     san_recipe,
@@ -96,6 +97,11 @@ try:
     CONFIG = load(config)
     RECIPES = stage_recipes(CONFIG)
     TRAIN = train_recipes(CONFIG, RECIPES)
+    FEATURES = {
+        name: features_recipe(experiment, train=TRAIN[experiment.features])
+        for name, experiment in CONFIG.experiments.items()
+        if experiment.features
+    }
     SAN = {
         name: san_recipe(
             experiment.san, precision=CONFIG.compute.precision, stages=RECIPES
@@ -182,6 +188,20 @@ def san_folder(name):
     return f"{WORK}/san/{SAN[name]}" + ("" if chairs else "/{split}-seed{seed}")
 
 
+def features_folder(name):
+    """Of the receipts of the features that a head reads; heads that read the same share it."""
+    return f"{WORK}/receipts/features-{FEATURES[name]}/{{split}}-seed{{seed}}"
+
+
+def features_read(name):
+    """What a job on features waits for."""
+    return (
+        [f"{features_folder(name)}/{shard}.json" for shard in SHARDS]
+        if name in FEATURES
+        else []
+    )
+
+
 def first_with_each(value_of):
     """Experiment by value: of those with equal values the first, in whose name their common job runs."""
     firsts = {}
@@ -247,6 +267,9 @@ for name, experiment in CONFIG.experiments.items():
         ["--san", str(san.encoder)] if san and san.encoder and name not in SAN else []
     )
     TOLD |= {f"train_{name}": settings + known, f"predict_{name}": settings}
+    if name in FEATURES:
+        source = canonical(CONFIG.experiments[experiment.features])
+        TOLD[f"features_{name}"] = settings + ["--source", source]
     if name in SAN:
         TOLD[f"pretrain_san_{name}"] = ["--san", canonical(san)]
 RUNS = f"{PLAN}/runs.json"  # by file, because a command-line argument holds at most 128 KiB

@@ -53,9 +53,37 @@ for name in first_with_each(SAN):
                 " --split {wildcards.split} --seed {wildcards.seed} {SHARING} --out {params.folder:q} 2> {log:q}"
 
 
+for name in first_with_each(FEATURES):
+    experiment = CONFIG.experiments[name]
+
+    rule:
+        name:
+            f"features_{name}"
+        input:
+            media=f"{PLAN}/media/{{shard}}.json",
+            index=index_file(experiment.modality),
+            model=f"{run_folder(experiment.features)}/model.pt",
+        output:
+            f"{features_folder(name)}/{{shard}}.json",
+        log:
+            f"{WORK}/logs/features/{name}-{{split}}-seed{{seed}}-{{shard}}.log",
+        benchmark:
+            f"{WORK}/benchmarks/features/{name}-{FEATURES[name]}-{{split}}-seed{{seed}}-{{shard}}.tsv"
+        threads: CONFIG.compute.threads + CONFIG.compute.workers
+        resources:
+            mem_mb=4000,
+            gpu=1 if GPU else 0,
+        params:
+            store=CONFIG.store_folder("features", FEATURES[name]),
+        shell:
+            "{PYTHON} -m stages.features --shard {input.media:q} --index {input.index:q} --checkpoint {input.model:q}"
+            " {TOLD:{rule}.} --compute {COMPUTE:q} {SHARING} --store {params.store:q} --receipt {output:q} 2> {log:q}"
+
+
 for name in first_with_each(TRAIN):
     experiment = CONFIG.experiments[name]
-    initial = experiment.initial
+    initial, mars = experiment.initial, experiment.mars
+    taught_by = CONFIG.experiments[mars.teacher] if mars else None
 
     rule:
         name:
@@ -65,6 +93,9 @@ for name in first_with_each(TRAIN):
             index=index_file(experiment.modality),
             initial=f"{run_folder(initial)}/model.pt" if initial else [],
             san=f"{san_folder(name)}/san.pt" if name in SAN else [],
+            teacher=f"{run_folder(mars.teacher)}/model.pt" if mars else [],
+            beside=index_file(taught_by.modality) if mars else [],
+            features=features_read(name),
         output:
             model=f"{run_folder(name)}/model.pt",
             history=f"{run_folder(name)}/history.csv",
@@ -78,9 +109,16 @@ for name in first_with_each(TRAIN):
             gpu=CONFIG.compute.devices if GPU else 0,
         params:
             folder=run_folder(name),
+            features=features_folder(name) if name in FEATURES else [],
+            beside=(
+                f"{taught_by.modality}={index_file(taught_by.modality)}"
+                if mars
+                else []
+            ),
         shell:
             "{PYTHON} -m stages.train --manifest {input.manifest:q} --index {input.index:q}"
-            " --initial {input.initial:q} --san {input.san:q} {TOLD:{rule}.} --compute {COMPUTE:q}"
+            " --initial {input.initial:q} --san {input.san:q} --teacher {input.teacher:q} --beside {params.beside:q}"
+            " --features {params.features:q} {TOLD:{rule}.} --compute {COMPUTE:q}"
             " --split {wildcards.split} --seed {wildcards.seed} {SHARING} --out {params.folder:q} 2> {log:q}"
 
 
@@ -93,6 +131,7 @@ for name in first_with_each({name: scores_file(name) for name in CONFIG.experime
             manifest=MANIFEST,
             index=index_file(CONFIG.experiments[name].modality),
             model=f"{run_folder(name)}/model.pt",
+            features=features_read(name),
         output:
             scores_file(name),
         log:
@@ -103,9 +142,11 @@ for name in first_with_each({name: scores_file(name) for name in CONFIG.experime
         resources:
             mem_mb=4000,
             gpu=1 if GPU else 0,
+        params:
+            features=features_folder(name) if name in FEATURES else [],
         shell:
             "{PYTHON} -m stages.predict --manifest {input.manifest:q} --index {input.index:q} --checkpoint {input.model:q}"
-            " {TOLD:{rule}.} --compute {COMPUTE:q}"
+            " --features {params.features:q} {TOLD:{rule}.} --compute {COMPUTE:q}"
             " --split {wildcards.split} {SHARING} --out {output:q} 2> {log:q}"
 
 

@@ -14,6 +14,8 @@ from pipeline.config import Config
 from pipeline.dataset.plan import stage_recipes
 from pipeline.stores.archive import check_archive
 from pipeline.stores.damage import DamagedArtifact
+from pipeline.stores.feature_needs import feature_needs
+from pipeline.stores.features import FeatureStore
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import check_shard
 from pipeline.stores.heal import discard, leave_out
@@ -28,6 +30,14 @@ _ADVICE = "; run again"
 @dataclass(frozen=True)
 class Array:
     """Flow of one key in a folder."""
+
+    root: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of one key in a folder."""
 
     root: Path
     key: str
@@ -51,7 +61,7 @@ class Object:
     key: str
 
 
-Piece = Array | Tar | Object
+Piece = Array | Features | Tar | Object
 
 
 @dataclass(frozen=True)
@@ -77,11 +87,18 @@ class Checked:
 def of_local(store: LocalStore, config: Config | None = None) -> list[Piece]:
     """Everything in a local store, and what is missing of that which the receipts of a configuration vouch for."""
     keys, tars = set(store.array_keys()), {tar: frozenset[tuple[str, str]]() for tar in store.tars()}
+    features = set(store.feature_keys())
     if config is not None:
         keys |= _vouched_keys(config)
         tars |= _vouched_tars(config)
+        features |= {need.key for need in feature_needs(config)}
     arrays = store.arrays.absolute()  # a worker of a scheduler may be in another folder
-    return [*(Array(arrays, key) for key in sorted(keys)), *(Tar(tar.absolute(), tars[tar]) for tar in sorted(tars))]
+    maps = store.features.root.absolute()
+    return [
+        *(Array(arrays, key) for key in sorted(keys)),
+        *(Features(maps, key) for key in sorted(features)),
+        *(Tar(tar.absolute(), tars[tar]) for tar in sorted(tars)),
+    ]
 
 
 def of_shared(store: SharedStore, *, found: Iterable[Need] = ()) -> list[Piece]:
@@ -139,6 +156,8 @@ def _check(piece: Piece) -> Checked:
         match piece:
             case Array(root, key):
                 return Checked(piece, FlowStore(root).verify(key), ())
+            case Features(root, key):
+                return Checked(piece, FeatureStore(root).verify(key), ())
             case Tar(path, expected):
                 return _check_tar(piece, path, expected)
             case Object(store, kind, key):
@@ -214,6 +233,9 @@ def remove(piece: Piece, *, config: Config | None) -> bool:
             assert config is not None
             for stage in ("flow", "warped_flow"):
                 discard(config, stage, key)
+        case Features(_, key):
+            assert config is not None
+            discard(config, "features", key)
         case Tar(path, _):
             assert config is not None
             leave_out(path, "")

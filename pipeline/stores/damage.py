@@ -30,7 +30,7 @@ def damaged(what: str, *, key: str, file: object, reason: object) -> DamagedArti
     """The error about one artifact.
 
     Args:
-        what: "flow" or "frames".
+        what: "flow", "frames" or "features".
         key: artifact key.
         file: where the damage is.
         reason: what is wrong with it.
@@ -43,9 +43,9 @@ class Note:
     """What a stage found damaged."""
 
     stage: str
-    """That met it: train, predict, baseline or report."""
+    """That met it: features, train, predict, baseline or report."""
     made_by: str
-    """The stage whose artifact it is: frames, flow or warped_flow."""
+    """The stage whose artifact it is: frames, flow, warped_flow or features."""
     video: str
     key: str
     reason: str

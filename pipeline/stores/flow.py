@@ -22,8 +22,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -41,7 +39,7 @@ from pipeline.stores.checksum import crc32c, seal, unseal
 from pipeline.stores.damage import DamagedArtifact, damaged
 from pipeline.stores.members import ArrayArchive, ArrayFolder, Files, read_spans
 from pipeline.stores.provenance import check_address, refuse_other
-from pipeline.stores.publish import TEMPORARY, atomic_folder
+from pipeline.stores.publish import atomic_folder, remove_broken, remove_folder
 from pipeline.stores.sharding import Layout, checked_spans, end_bytes, layout, read_chunks
 from pipeline.stores.shared import SharedStore
 from pipeline.stores.sums import SUMS, checked, known, sum_up, told
@@ -276,24 +274,11 @@ class FlowStore:
     def remove(self, key: str) -> None:
         """Delete an array from the folder, if it is there."""
         self._arrays.pop(key, None)
-        path, gone = self.path(key), self.path(key).with_name(f"{TEMPORARY}{key}")
-        shutil.rmtree(gone, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(gone)  # never to be seen half deleted
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_folder(self.path(key))
 
     def remove_broken(self, key: str) -> None:
         """Delete a folder that has lost its metadata, which would keep the place of the array; never a whole array."""
-        path = self.path(key)
-        if not path.is_dir() or self.has(key):  # in this order, or one that is published between would be deleted
-            return
-        gone = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY))
-        with contextlib.suppress(FileNotFoundError):
-            path.rename(gone)
-        if (gone / _METADATA).is_file():  # another process has published it since
-            with contextlib.suppress(OSError):  # and yet another has
-                gone.rename(path)
-        shutil.rmtree(gone, ignore_errors=True)
+        remove_broken(self.path(key), needs=_METADATA)
 
     def _open(self, key: str) -> _Array:
         """Find an array, check what it says of itself, and remember it."""

@@ -12,15 +12,19 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.dataset.plan import read_shards, stage_recipes
+from pipeline.stores.feature_needs import feature_needs, feature_receipts
+from pipeline.stores.features import FeatureStore
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.heal import flow_receipts, forget, mark_gone
 from pipeline.stores.inventory import LocalStore, folder_bytes, forget_tar, needs
 from pipeline.stores.leftovers import DAY_SECONDS
-from pipeline.stores.publish import TEMPORARY
+from pipeline.stores.publish import TEMPORARY, remove_folder
 from pipeline.stores.shared import Kind, SharedStore
 
 HOUR_SECONDS = 3600.0
 """What is younger stays: a run whose configuration was not given may have just made it."""
+ADDRESSED = ("flow", "features")
+"""What lies in folders by its key."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,12 @@ class Garbage:
     """Something that can go."""
 
     what: str
-    """flow, frames or temporary."""
+    """flow, features, frames or temporary."""
     where: str
     bytes: int
     age_seconds: float
     key: str = ""
-    """Of flow, and of an object."""
+    """Of flow and features, and of an object."""
 
     @property
     def old_enough(self) -> bool:
@@ -47,6 +51,7 @@ def local_garbage(configs: Sequence[Config]) -> list[Garbage]:
         ValueError: a configuration has no plan, so nobody knows what it refers to.
     """
     keys = {need.key for config in configs for need in needs(config)}
+    vouched = {need.key for config in configs for need in feature_needs(config)}
     kept = {tar for config in configs for tar in _tars(config)}
     stores = [LocalStore.of(config) for config in configs]
     found = [
@@ -54,6 +59,12 @@ def local_garbage(configs: Sequence[Config]) -> list[Garbage]:
         for arrays in map(FlowStore, sorted({store.arrays for store in stores}))
         for key in LocalStore(arrays.root, ()).array_keys()
         if key not in keys
+    ]
+    found += [
+        _garbage("features", FeatureStore(root).path(key), key)
+        for root, keys_there in sorted({store.features.root: store.feature_keys() for store in stores}.items())
+        for key in keys_there
+        if key not in vouched
     ]
     tars = sorted({tar for store in stores for tar in store.tars()} - kept)
     temporary = sorted({path for root in _roots(configs) for path in _leftovers(root)})
@@ -117,12 +128,13 @@ def delete_local(found: Sequence[Garbage], configs: Sequence[Config]) -> None:
     """
     gone = [one for one in found if one.old_enough]
     for config in {config.store.local: config for config in configs}.values():
-        arrays = config.store_folder("flow", "")
-        mark_gone(config, [one.key for one in gone if one.what == "flow" and Path(one.where).is_relative_to(arrays)])
+        folders = {stage: config.store_folder(stage, "") for stage in ADDRESSED}
+        own = [one for one in gone if one.what in folders and Path(one.where).is_relative_to(folders[one.what])]
+        mark_gone(config, [one.key for one in own])
     for one in gone:
         path = Path(one.where)
-        if one.what == "flow":
-            FlowStore(path.parent.parent).remove(one.key)
+        if one.what in ADDRESSED:
+            remove_folder(path)
         else:
             _delete(path)
         if one.what == "frames":
@@ -131,9 +143,9 @@ def delete_local(found: Sequence[Garbage], configs: Sequence[Config]) -> None:
                     forget_tar(config, path)
             with contextlib.suppress(OSError):  # the last one takes its folder with it
                 path.parent.rmdir()
-    keys = {one.key for one in gone if one.what == "flow"}
+    keys = {one.key for one in gone if one.what in ADDRESSED}
     for config in configs:  # of other parameters than today's, or their videos would be missed when they come back
-        forget(config, flow_receipts(config, keys))
+        forget(config, flow_receipts(config, keys) + feature_receipts(config, keys))
 
 
 def _delete(path: Path) -> None:

@@ -21,6 +21,8 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.dataset.receipts import Receipt
 from pipeline.stores.damage import DamagedArtifact, Note, Notes
+from pipeline.stores.feature_needs import feature_receipts
+from pipeline.stores.features import FeatureStore
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import ShardWriter, check_shard
 from pipeline.stores.inventory import in_place
@@ -66,16 +68,19 @@ def mark_gone(config: Config, keys: Iterable[str]) -> None:
 def _forget_what_others_removed(config: Config, *, dry_run: bool) -> Iterator[str]:
     if config.store.local is None or config.store.access == "in-place":  # what is not here may be in the shared store
         return
-    arrays, gone = FlowStore(config.store_folder("flow", "")), set()
+    flow, features, gone = FlowStore(config.store_folder("flow", "")), _features(config), set()
     for mark in (config.store.local / _GONE).glob("[!.]*"):
-        if not arrays.has(mark.name) and _age_seconds(mark) < _REMEMBERED_SECONDS:
+        is_there = flow.has(mark.name) or features.has(mark.name)
+        if not is_there and _age_seconds(mark) < _REMEMBERED_SECONDS:
             gone.add(mark.name)
         elif not dry_run:  # made anew, it makes every receipt right again
             mark.unlink(missing_ok=True)
-    if receipts := flow_receipts(config, gone):
+    for what, receipts in (("flow", flow_receipts(config, gone)), ("features", feature_receipts(config, gone))):
+        if not receipts:
+            continue
         if not dry_run:
             forget(config, receipts)
-        yield f"another run has removed flow from {config.store.local}; what is needed of it is made anew"
+        yield f"another run has removed {what} from {config.store.local}; what is needed of it is made anew"
 
 
 def _age_seconds(path: Path) -> float:
@@ -96,9 +101,14 @@ def discard(config: Config, stage: str, key: str) -> None:
 
     Args:
         config: whose stores and receipts.
-        stage: whose artifact: frames, flow or warped_flow.
+        stage: whose artifact: frames, flow, warped_flow or features.
         key: artifact key. Of a frames shard everything that is damaged is left out with it.
     """
+    if stage == "features":
+        mark_gone(config, [key])
+        _features(config).remove(key)
+        forget(config, feature_receipts(config, [key]))
+        return
     indexes = [path for path in config.work_dir.glob(f"index/{stage}-*.json") if _vouches(path, key)]
     receipts = [path for path in sorted(config.work_dir.glob(f"receipts/{stage}-*/*.json")) if _vouches(path, key)]
     if kind_of(stage) == "flow":
@@ -120,6 +130,10 @@ def forget(config: Config, receipts: Collection[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
+def _features(config: Config) -> FeatureStore:
+    return FeatureStore(config.store_folder("features", ""))
+
+
 def _act(config: Config, note: Note, *, dry_run: bool) -> tuple[str, bool]:
     """What is done about a note, and whether that settles it."""
     told, is_whole, settled = _look(config, note)
@@ -130,6 +144,12 @@ def _act(config: Config, note: Note, *, dry_run: bool) -> tuple[str, bool]:
 
 def _look(config: Config, note: Note) -> tuple[str, bool, bool]:
     """What there is to say, whether the artifact is whole, and whether the note is settled when it is discarded."""
+    if note.made_by == "features":
+        try:
+            _features(config).verify(note.key)
+        except DamagedArtifact as error:
+            return f"its features {note.key} were damaged or gone and are made anew ({error})", False, True
+        return "", True, True
     if kind_of(note.made_by) == "frames":
         if _frames_are_whole(config, note):
             return "", True, True

@@ -20,6 +20,7 @@ from pipeline.dataset.receipts import Receipt
 from pipeline.stores.archive import file_names
 from pipeline.stores.checksum import unseal
 from pipeline.stores.damage import DamagedArtifact
+from pipeline.stores.features import FeatureStore
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.frames import Sample, samples
 from pipeline.stores.parallel import in_threads
@@ -36,7 +37,7 @@ class Need:
     """One video's result that a configuration refers to."""
 
     stage: str
-    """frames, flow or warped_flow."""
+    """frames, flow, warped_flow, or features, which are not shared."""
     video: str
     key: str
     shard: str
@@ -106,6 +107,10 @@ class LocalStore:
     frames: tuple[Path, ...]
     """One for each recipe, and dataset."""
 
+    @property
+    def features(self) -> FeatureStore:
+        return FeatureStore(self.arrays.parent / "features")
+
     @classmethod
     def of(cls, config: Config) -> LocalStore:
         """Those that a configuration uses, with frames of all its recipes."""
@@ -114,10 +119,18 @@ class LocalStore:
 
     def array_keys(self) -> list[str]:
         """Of the arrays, whole or not."""
-        return sorted(path.name for path in self.arrays.glob("??/*") if _KEY.fullmatch(path.name))
+        return _keys(self.arrays)
+
+    def feature_keys(self) -> list[str]:
+        """Of the features, whole or not."""
+        return _keys(self.features.root)
 
     def tars(self) -> list[Path]:
         return [tar for folder in self.frames for tar in sorted(folder.glob("[!.]*.tar"))]
+
+
+def _keys(root: Path) -> list[str]:
+    return sorted(path.name for path in root.glob("??/*") if _KEY.fullmatch(path.name))
 
 
 def open_store(place: str) -> LocalStore | SharedStore:
@@ -150,13 +163,12 @@ class Entry:
 
 def list_local(store: LocalStore) -> list[Entry]:
     """Every artifact of a local store; one entry for each sample of a tar."""
-    arrays = in_threads(
-        partial(_local_array, FlowStore(store.arrays)),
-        store.array_keys(),
-        threads=WAITING,
-        label="list",
-        unit="artifact",
-    )
+    stores = ((FlowStore(store.arrays), store.array_keys()), (store.features, store.feature_keys()))
+    arrays = [
+        entry
+        for folder, keys in stores
+        for entry in in_threads(partial(_local_array, folder), keys, threads=WAITING, label="list", unit="artifact")
+    ]
     return arrays + [entry for tar in store.tars() for entry in _samples(tar)]
 
 
@@ -190,7 +202,7 @@ def _sizes(store: SharedStore, asked: Sequence[tuple[Kind, str]]) -> list[int | 
     return in_threads(lambda one: store.size(*one), asked, threads=WAITING, label="look", unit="artifact")
 
 
-def _local_array(arrays: FlowStore, key: str) -> Entry:
+def _local_array(arrays: FlowStore | FeatureStore, key: str) -> Entry:
     try:
         found = arrays.attributes(key)
     except DamagedArtifact:

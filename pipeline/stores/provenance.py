@@ -1,9 +1,10 @@
 """Provenance: what an artifact says of itself, and a reader's comparison of it with what it asked for.
 
 Every artifact carries ``artifact_key``, ``stage``, ``stage_version``, ``probe_version`` (if the stage goes by what
-probing found), ``parameters``, ``source_digest`` (BLAKE2b of the video's bytes), ``code`` (the version of this package)
-and ``software`` (those of the libraries that its bytes may depend on). The key is a hash of all but the last two, so an
-artifact that lies under another address than its own is found out.
+probing found), ``parameters``, ``source_digest`` (BLAKE2b of the video's bytes; of features the artifact key of the
+frames or flow that were looked at), ``code`` (the version of this package) and ``software`` (those of the libraries
+that its bytes may depend on). The key is a hash of all but the last two, so an artifact that lies under another address
+than its own is found out.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def refuse_other(
     """Refuse an artifact that was made otherwise than a reader wants.
 
     Args:
-        what: "flow" or "frames", for the message.
+        what: "flow", "frames" or "features", for the message.
         key: artifact key.
         found: what the artifact says of itself.
         wanted: what is asked for.

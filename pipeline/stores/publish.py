@@ -146,3 +146,25 @@ def atomic_folder(path: Path, *, root: Path | None = None) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_folder(path: Path) -> None:
+    """Delete what ``atomic_folder`` has made, if it is there; it is never to be seen half deleted."""
+    gone = path.with_name(f"{TEMPORARY}{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def remove_broken(path: Path, *, needs: str) -> None:
+    """Delete a folder that has lost the file ``needs`` and would keep the place of a whole one; never a whole one."""
+    if not path.is_dir() or (path / needs).is_file():  # in this order, or one that is published between would go
+        return
+    gone = Path(tempfile.mkdtemp(dir=path.parent, prefix=TEMPORARY))
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(gone)
+    if (gone / needs).is_file():  # another process has published it since
+        with contextlib.suppress(OSError):  # and yet another has
+            gone.rename(path)
+    shutil.rmtree(gone, ignore_errors=True)

@@ -41,5 +41,5 @@ def make_local(config: Config) -> None:
     root = config.store.local
     if root is not None:
         root.mkdir(parents=True, exist_ok=True)
-        for stage, recipe in stage_recipes(config).items():
+        for stage, recipe in {**stage_recipes(config), "features": ""}.items():
             make_folder(config.store_folder(stage, recipe), root=root)

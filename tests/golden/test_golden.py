@@ -74,13 +74,13 @@ def test_warped_flow() -> None:
 def test_sampling_and_augmentation() -> None:
     rng = np.random.default_rng(7)
     assert sampling.train_positions(83, snippet=5, segments=6, rng=rng).tolist() == [12, 21, 34, 50, 59, 75]
-    assert sampling.test_positions(83, snippet=5, segments=6).tolist() == [6, 19, 32, 46, 59, 72]
+    assert sampling.scoring_positions(83, snippet=5, segments=6).tolist() == [6, 19, 32, 46, 59, 72]
     images = np.stack([pattern(shift) for shift in (0.0, 1.0)])[None, :, None]  # 1 n 1 H W
     images = np.repeat(images, 2, axis=2)
     view = transforms.draw_view(48, 64, size=32, scales=(1.0, 0.75), flip=True, rng=rng)
     assert view == (12, 0, 36, 36, True)
     fields = torch.from_numpy(images).flatten(1, 2)
-    snippet = augmentation.cut(fields, torch.tensor(view), size=32, flow=True)
+    snippet = augmentation.cut(fields, torch.tensor(view), size=32, flow_from=0)
     assert snippet[:, 1::2].double().mean() == pytest.approx(127.39, abs=0.05)
 
 

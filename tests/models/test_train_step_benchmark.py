@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import train_step
+from models.build import build
 
 
 def test_the_last_line_is_json(capsys, monkeypatch) -> None:
@@ -29,6 +30,25 @@ def test_overheads_are_medians_of_ratios_round_by_round() -> None:
     assert (stream["overhead"], stream["smallest_ratio"], stream["largest_ratio"]) == (2.0, 2.0, 3.3)
     assert stream["overhead_over_both_trunks"] == pytest.approx(0.1)  # of 3/2, 6.6/6 and 8/10
     assert rows["san"]["san_cost"] == 1.5
+
+
+@pytest.mark.parametrize(("backbone", "family", "side"), [("resnext3d101", "sta_net", 32), ("res3d18", "jsta", 16)])
+def test_networks_of_clips_stand_beside_their_bare_backbones(backbone, family, side, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(train_step.SIDE_PX, backbone, side)
+    train_step.main(["--backbones", backbone, "--videos", "2", "--rounds", "2"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(result["backbones"][backbone]["rgb"]) == ["bare", family]
+    assert result["backbones"][backbone]["rgb"][family]["largest_ratio"] > 0
+
+
+def test_the_bare_network_of_clips_is_the_one_that_attention_is_put_into() -> None:
+    torch.manual_seed(0)
+    bare = train_step.Bare("res3d18", modality="rgb", in_channels=24, side=16).eval()
+    keywords = {"num_classes": train_step.CLASSES, "modality": "rgb", "in_channels": 24, "dropout": 0.0}
+    model = build(**keywords, family="jsta", backbone="res3d18", sa_position="none", snippet=8, input_size=16).eval()
+    model.load_state_dict(bare.state_dict())
+    x = torch.randint(0, 256, (2, 24, 16, 16), dtype=torch.uint8)
+    torch.testing.assert_close(bare(x), model.score_snippets(x).logits)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -4,6 +4,7 @@ from torch import nn
 
 from models.atw import ATW
 from models.backbones.bn_inception import BNInception
+from models.build import build
 from models.sta_cnn import STACNN
 from models.tsn import freeze_batch_norms, parameter_groups
 
@@ -104,3 +105,51 @@ def test_freezing_spares_a_lone_norm() -> None:
     freeze_batch_norms(model)
     assert model[1].training
     assert model[1].weight.requires_grad
+
+
+def test_groups_of_a_3d_network() -> None:
+    """A slim ResNet3D-18 with STA in its last layer, on flow."""
+    keywords = {
+        "num_classes": 5,
+        "modality": "flow",
+        "in_channels": 32,
+        "snippet": 16,
+        "input_size": 32,
+        "dropout": 0.5,
+    }
+    model = build(**keywords, family="sta_net", backbone="resnet3d18", width=2)
+    groups = {group["name"]: group for group in parameter_groups(model, modality="flow")}
+    assert groups["first_conv_weight"]["params"] == [model.backbone.conv1.weight]
+    assert groups["first_conv_weight"]["lr_mult"] == 5
+    # 20 convolutions, three of them shortcuts, and their norms; two modules of three layers; the classifier
+    sizes = {name: len(group["params"]) for name, group in groups.items()}
+    assert sizes == {"first_conv_weight": 1, "weight": 19 + 6 + 1, "bias": 6 + 1, "batch_norm": 2 * 20}
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm3d)]
+    assert {id(p) for p in groups["batch_norm"]["params"]} == {id(p) for norm in norms for p in norm.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("switches", "biases"),
+    [
+        # two LSTM directions of two biases each; eight layers of perceptrons; energy; classifier
+        ({"temporal": "paper"}, 2 * 2 + 8 + 1 + 1),
+        ({"temporal": "keras_gate", "classifier": "lstm"}, 1 + 2 + 1),
+        ({"temporal": "none", "classifier": "moe"}, 2),
+    ],
+)
+def test_biases_of_lstms_have_no_decay(switches, biases) -> None:
+    model = build(family="jsta_temporal", num_classes=3, feature_shape=[6], hidden=4, dropout=0.0, **switches)
+    groups = {group["name"]: group for group in parameter_groups(model, modality="rgb")}
+    assert len(groups["bias"]["params"]) == biases
+    assert groups["bias"]["decay_mult"] == 0
+    named = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all("bias" in named[id(parameter)] for parameter in groups["bias"]["params"])
+    assert not [name for name in (named[id(parameter)] for parameter in groups["weight"]["params"]) if "bias" in name]
+    assert sum(len(group["params"]) for group in groups.values()) == len(named)
+
+
+def test_groups_of_a_conv_lstm() -> None:
+    model = build(family="where_when", num_classes=3, feature_shape=[6, 2, 2], hidden=4, dropout=0.0)
+    groups = {group["name"]: len(group["params"]) for group in parameter_groups(model, modality="rgb")}
+    # convolutions of the mask (3) and of the two initial states (2 each), the gates, Phi (2), the classifier
+    assert groups == {"first_conv_weight": 1, "weight": 2 + 4 + 1 + 2 + 1, "bias": 2, "batch_norm": 2 * 6}

@@ -46,8 +46,8 @@ def test_fusions_by_name_take_the_place_of_weights() -> None:
         {"name": "soft", "experiments": {"rgb": 1.0, "flow": 1.5}, "on": "exp", "paper": 94.6},
     ]
     assert told["experiments"] == {
-        "rgb": {"modality": "frames", "snippet": 1, "paper": None},
-        "flow": {"modality": "flow", "snippet": 5, "paper": 88.3},
+        "rgb": {"modality": "frames", "family": "atw", "snippet": 1, "stride": 1, "paper": None},
+        "flow": {"modality": "flow", "family": "atw", "snippet": 5, "stride": 1, "paper": 88.3},
     }
 
 

@@ -17,7 +17,26 @@ from tests.workflow.project import environment, job_table
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "config" / "papers"
-NAMES = ("atw_hmdb51", "atw_ucf101", "sta_cnn_hmdb51", "sta_cnn_ucf101")
+STREAMS = ("atw_hmdb51", "atw_ucf101", "sta_cnn_hmdb51", "sta_cnn_ucf101")
+"""The papers of several streams of single frames and stacks; the others are in test_paper_configs_joint.py."""
+TRAININGS = {
+    "atw_hmdb51": 8 + 3 * 6,
+    "atw_ucf101": 21 + 3 * 6,
+    "jsta_hmdb51": 3 * (2 + 14 + 1),
+    "jsta_penn_action": 2 + 14,
+    "jsta_ucf101": 3 * (2 + 14 + 1),
+    "sta_cnn_hmdb51": 3 * 11,
+    "sta_cnn_ucf101": 24 + 3 * 9,  # SAM-CNN3, with which the last stage begins, on the other splits too
+    "sta_net_hmdb51": 14 + 3 * 7,
+    "sta_net_ucf101": 14 + 3 * 7,
+    "where_when_hmdb51": 3 * (3 + 8),
+    "where_when_moments_in_time": 2,
+    "where_when_thumos14": 3,
+    "where_when_ucf101": 3 * 7,
+    "where_when_ucf101_24": 2,
+}
+"""Different ones, of each split."""
+NAMES = tuple(TRAININGS)
 CONFIGS = {name: load(FOLDER / f"{name}.yaml") for name in NAMES}
 STEPS = {"ucf101": 75, "hmdb51": 28}
 """Batches of 128 of the 9,537 and 3,570 training videos of the first splits."""
@@ -28,15 +47,22 @@ def test_it_loads_again_and_needs_no_file_to_be_read(name: str) -> None:
     config = CONFIGS[name]
     assert load(config.model_dump(mode="json")) == config
     assert config.name == name
-    described = describe(name.rpartition("_")[2])
+    assert name.endswith(f"_{config.dataset}")
+    described = describe(config.dataset)
     assert described is not None
     assert config.splits == tuple(described.splits)
-    assert config.flow.variant == config.warped_flow.variant == "opencv24-cuda"
-    assert config.frames.size == config.flow.size == (340, 256)
+    assert config.frames.size == config.flow.size
     assert sorted(path.stem for path in FOLDER.glob("*.yaml")) == list(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", STREAMS)
+def test_the_flow_is_the_papers(name: str) -> None:
+    config = CONFIGS[name]
+    assert config.flow.variant == config.warped_flow.variant == "opencv24-cuda"
+    assert config.frames.size == (340, 256)
+
+
+@pytest.mark.parametrize("name", STREAMS)
 def test_the_recipes_are_the_papers(name: str) -> None:
     """Batches of 128, 224 pixels, 10 crops, one RGB frame or a pair for the SAN, five fields of flow; TSN's dropout."""
     for label, experiment in CONFIGS[name].experiments.items():
@@ -63,10 +89,11 @@ def test_the_files_that_it_needs_are_explained() -> None:
     text = (ROOT / "data_manifests" / "README.md").read_text()
     for config in CONFIGS.values():
         assert config.videos is not None
-        assert f"mkdir -p {config.videos}" in text or f"mkdir -p {config.videos.parent}" in text
+        assert any(str(folder) in text for folder in (config.videos, config.videos.parent)), config.videos
         for experiment in config.experiments.values():
-            assert experiment.model.pretrained is not None
-            assert f"/{experiment.model.pretrained.name}\n" in text
+            assert (experiment.pretrained is None) == (experiment.features is not None)
+            if experiment.pretrained:
+                assert re.search(rf"[/`]{re.escape(experiment.pretrained.name)}[`\n]", text)
             if experiment.san and experiment.san.flying_chairs:
                 assert str(experiment.san.flying_chairs.parent.parent) in text
 
@@ -198,7 +225,7 @@ def test_both_attentions_of_sta_cnn(name: str) -> None:
 def small(name: str, folder: Path) -> Path:
     """The configuration on three files in place of videos, and others in place of weights and FlyingChairs."""
     text = (FOLDER / f"{name}.yaml").read_text()
-    text = re.sub(r"^(videos|annotations): .*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^(videos|annotations|image_fps|single_label): .*\n", "", text, flags=re.MULTILINE)
     text = re.sub(r"^dataset: .*$", "dataset: csv\ncsv: videos.csv", text, flags=re.MULTILINE)
     (folder / "config.yaml").write_text(text)
     rows = ["path,label,split1,split2,split3\n"]
@@ -207,10 +234,10 @@ def small(name: str, folder: Path) -> Path:
         rows.append(f"{number}.avi,bars,{part},{part},{part}\n")
     (folder / "videos.csv").write_text("".join(rows))
     for experiment in CONFIGS[name].experiments.values():
-        assert experiment.model.pretrained is not None
-        path = folder / experiment.model.pretrained
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"weights")
+        if experiment.pretrained:
+            path = folder / experiment.pretrained
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(path.name)
         if experiment.san and experiment.san.flying_chairs:
             chairs = folder / experiment.san.flying_chairs
             chairs.mkdir(parents=True, exist_ok=True)
@@ -219,15 +246,7 @@ def small(name: str, folder: Path) -> Path:
     return folder / "config.yaml"
 
 
-@pytest.mark.parametrize(
-    ("name", "trainings"),
-    [
-        ("sta_cnn_ucf101", 24 + 3 * 9),  # SAM-CNN3, with which the last stage begins, on the other splits too
-        ("sta_cnn_hmdb51", 3 * 11),
-        ("atw_ucf101", 21 + 3 * 6),
-        ("atw_hmdb51", 8 + 3 * 6),
-    ],
-)
+@pytest.mark.parametrize(("name", "trainings"), TRAININGS.items())
 def test_a_dry_run_plans_each_training_once(name: str, trainings: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--dry-run", "train_all"]
     command += ["--configfile", str(small(name, tmp_path)), "--cores", "2", "--nocolor", "--quiet", "rules"]

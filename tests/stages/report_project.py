@@ -271,7 +271,14 @@ class Project:
 
     def _no_results(self) -> dict[str, Any]:
         chance = {"uniform": 1 / 3, "majority": 0.3}
-        empty: dict[str, Any] = {"rows": [], "runs": [], "attention": [], "summary": {}, "left_out": {}}
+        empty: dict[str, Any] = {
+            "rows": [],
+            "runs": [],
+            "attention": [],
+            "localisation": [],
+            "summary": {},
+            "left_out": {},
+        }
         return {"classes": list(CLASSES), "chance": chance, **empty}
 
     def evaluate(self) -> dict[str, Any]:

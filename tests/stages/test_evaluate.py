@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from pipeline.dataset.manifest import Manifest, Segment, Tube, Video, write_manifest
-from pipeline.fusions import EvaluationSettings, FuseOn, FusionRow
+from pipeline.fusions import EvaluationSettings, FuseOn, FusionRow, Reading
 from pipeline.learning.readers import Index
 from pipeline.learning.scores import Scores, write_scores
 from stages import evaluate
 
 CLASSES = ("jump", "run", "walk")
 TEST = {"a": "jump", "b": "run", "c": "walk", "d": "run"}
+READING: Reading = {"modality": "frames", "family": "atw", "snippet": 1, "stride": 1, "paper": None}
 
 
 def video(name: str, label: str, part: str) -> Video:
@@ -59,7 +60,7 @@ def evaluated(manifest: Manifest, runs: list[evaluate.Run], *fusions: FusionRow,
     """The results; every run but the baseline's is of an experiment that reads frames one by one."""
     names = dict.fromkeys(r["experiment"] for r in runs if r["experiment"] != "baseline")
     settings: EvaluationSettings = {
-        "experiments": {n: {"modality": "frames", "snippet": 1, "paper": papers.get(n)} for n in names},
+        "experiments": {n: {**READING, "paper": papers.get(n)} for n in names},
         "fusions": list(fusions),
     }
     return evaluate.evaluate(manifest, runs, settings=settings, indexes={"frames": index()})
@@ -182,7 +183,17 @@ def test_attention_stands_beside_uniform_attention_for_the_runs_that_have_truth(
         },
         {"experiment": "rgb", "split": "split1", "seed": 1, "temporal_inside": pytest.approx(0.2), **temporal},
     ]
+    found, blind_found = results["localisation"]
+    assert (found["experiment"], found["split"], found["seed"]) == ("rgb", "split1", 0)
+    assert found["boxes"]["accuracy"] == dict.fromkeys(("0.05", "0.1", "0.2", "0.3"), 1.0)
+    # the second snippet has [0.52, 4) of the store's 4 seconds, and the action one of these; the first has none
+    precisions = found["segments"]["map"]
+    assert [precisions["0.2"], precisions["0.3"], blind_found["segments"]["map"]["0.1"]] == [1.0, 0.0, 0.0]
+    assert "boxes" not in blind_found
     summary = results["summary"]["rgb"]
+    assert summary["segments_map_0.2_mean"] == pytest.approx(0.5)
+    assert summary["segments_map_0.2_std"] == pytest.approx(1 / math.sqrt(2))
+    assert (summary["boxes_accuracy_0.3_mean"], summary["boxes_accuracy_0.3_std"]) == (1.0, 0.0)
     assert summary["temporal_inside_mean"] == pytest.approx(0.5)
     assert summary["temporal_inside_std"] == pytest.approx(0.6 / math.sqrt(2))
     assert (summary["spatial_inside_mean"], summary["spatial_uniform_mean"]) == (0.75, 0.5)
@@ -192,7 +203,7 @@ def test_attention_stands_beside_uniform_attention_for_the_runs_that_have_truth(
 def test_scores_of_videos_that_the_store_does_not_hold_are_refused(tmp_path: Path, manifest: Manifest) -> None:
     scores = write(tmp_path / "s", {"a": [0, 0, 0]})
     settings: EvaluationSettings = {
-        "experiments": {"rgb": {"modality": "frames", "snippet": 1, "paper": None}},
+        "experiments": {"rgb": READING},
         "fusions": [],
     }
     empty: Index = {**index(), "videos": {}}
@@ -229,7 +240,7 @@ def test_the_command_writes_the_same_bytes_twice_and_says_what_is_wrong(tmp_path
         runs.write_text(json.dumps([run(scores)]))
         (tmp_path / "frames.json").write_text(json.dumps(index()))
         settings = {
-            "experiments": {"rgb": {"modality": "frames", "snippet": 1, "paper": None}},
+            "experiments": {"rgb": READING},
             "fusions": [fusion(rgb=1.0)],
         }
         options = {"--manifest": tmp_path / "m.tsv", "--runs": runs, "--settings": json.dumps(settings)}

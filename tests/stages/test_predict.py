@@ -13,11 +13,11 @@ from models.build import build
 from models.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.config import ExperimentConfig, PredictionConfig, canonical
 from pipeline.dataset.manifest import Manifest
-from pipeline.learning import augmentation, readers, transforms
+from pipeline.learning import augmentation, batches, readers, transforms
 from pipeline.learning.job import model_keywords
 from pipeline.learning.loader import Clip
+from pipeline.learning.sampling import scoring_positions as middle_positions
 from pipeline.learning.sampling import snippet_indices
-from pipeline.learning.sampling import test_positions as middle_positions
 from pipeline.learning.scores import Scores, read_scores
 from stages import predict as stage
 
@@ -63,7 +63,7 @@ def views_of(learnable: Any, experiment: ExperimentConfig, name: str) -> list[to
             torch.from_numpy(images).flatten(1, 2),
             torch.tensor(box),
             size=sampling.input_size,
-            flow=experiment.modality == "flow",
+            flow_from=0 if experiment.modality == "flow" else None,
         )
         for box in boxes
     ]
@@ -85,7 +85,7 @@ def test_scores_are_those_of_the_model_whatever_the_chunks(
 ) -> None:
     experiment = learnable.experiment(modality, sampling={"test_crops": crops})
     file = checkpoint(tmp_path / "model.pt", learnable, experiment)
-    monkeypatch.setattr(stage, "SNIPPETS_AT_ONCE", at_once)
+    monkeypatch.setattr(batches, "SNIPPETS_AT_ONCE", at_once)
     scores = predict(learnable, file, experiment)
     stored = learnable.index(modality)["videos"]
     expected = [video.id for video in learnable.manifest.part("split1", "test") if video.id in stored]
@@ -125,7 +125,7 @@ def test_predictions_in_probabilities(
     experiment = learnable.experiment(model=model, sampling={"test_crops": crops, "test_segments": 15})
     experiment = experiment.model_copy(update={"prediction": PredictionConfig.model_validate(prediction)})
     file = checkpoint(tmp_path / "model.pt", learnable, experiment, sure=1e-4)
-    monkeypatch.setattr(stage, "SNIPPETS_AT_ONCE", at_once)
+    monkeypatch.setattr(batches, "SNIPPETS_AT_ONCE", at_once)
     scores = predict(learnable, file, experiment)
     built = load_checkpoint(file).model.eval()
     for row, name in enumerate(scores.ids.tolist()):
@@ -165,7 +165,7 @@ def test_maps_are_those_of_the_centre_crop(
     sampling = {"test_crops": crops, "test_segments": 15, "snippet": 2, "input_size": 64}
     experiment = learnable.experiment("frames" if spatial == "san" else "flow", model=model, sampling=sampling)
     file = checkpoint(tmp_path / "model.pt", learnable, experiment)
-    monkeypatch.setattr(stage, "SNIPPETS_AT_ONCE", 4 * crops)
+    monkeypatch.setattr(batches, "SNIPPETS_AT_ONCE", 4 * crops)
     scores = predict(learnable, file, experiment)
     assert scores.maps is not None
     assert scores.maps.dtype == np.float16
@@ -186,7 +186,7 @@ def test_the_view_is_the_centre_crop_as_parts_of_the_frame(learnable: Any, tmp_p
     assert scores.maps is None
     np.testing.assert_allclose(scores.view, [[2 / 40, 2 / 40, 37 / 40, 37 / 40]] * len(scores.ids), rtol=1e-6)
     wide: Any = {"videos": {"a": {"height": 256, "width": 340}}}
-    (view,) = stage.centre_views(wide, [Clip("a", 0, 9)])
+    (view,) = stage.scored_views(wide, [Clip("a", 0, 9)], experiment=ExperimentConfig(modality="frames"))
     np.testing.assert_allclose(view, [58 / 340, 16 / 256, 282 / 340, 240 / 256], rtol=1e-6)  # 224 of 340x256
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from pipeline.config import canonical, load
 from pipeline.dataset.manifest import Manifest, Segment, Video
 from pipeline.dataset.plan import predict_recipe
+from pipeline.learning.scores import read_scores, write_scores
 from stages.report import main
 from tests.stages.report_project import CLASSES, FRAMES, Page, Project, flow_index
 
@@ -385,8 +387,42 @@ def test_maps_are_laid_over_frames_and_the_action_is_shaded(told: Project) -> No
     assert all(re.findall(r'class="truth" d="M(\d)', bar) == ["3", "4", "5", "6", "7"] for bar in bars[::2])
 
 
+def test_what_was_located_is_the_results(told: Project, told_page: Page) -> None:
+    summary = told.results["summary"]
+    for table, names, kinds, overlaps in (
+        ("boxes", ["rgb"], ("boxes", "boxes_centre"), ("0.05", "0.1", "0.2", "0.3")),
+        ("segments", ["rgb", "flow"], ("segments", "segments_uniform"), ("0.1", "0.2", "0.3", "0.4", "0.5")),
+    ):
+        rows = [[" ".join(cell.split()) for cell in row] for row in told_page.tables[table]]
+        assert rows[1][1:-2] == [*overlaps, *overlaps]
+        assert [row[0] for row in rows[2::2]] == names
+        for row, (name, kind) in zip(rows[2:], itertools.product(names, kinds), strict=True):
+            figures = summary[name]
+            for cell, (metric, overlap) in zip(row[1:], itertools.product(("accuracy", "map"), overlaps), strict=False):
+                mean, std = (100 * figures[f"{kind}_{metric}_{overlap}_{what}"] for what in ("mean", "std"))
+                assert cell == f"{mean:.1f} ± {std:.1f}"
+        assert rows[2][-1] == "8"
+
+
+def test_padding_changes_no_byte_of_the_page(tmp_path: Path) -> None:
+    """As of clips, of which a longer video has more."""
+    project = Project(tmp_path, truth=True)
+    expected = project.report()
+    for run in project.runs:
+        scores = read_scores(Path(run["scores"]))
+        wider = {
+            "weights": np.pad(scores.weights, ((0, 0), (0, 3))),
+            "positions": np.pad(scores.positions, ((0, 0), (0, 3)), constant_values=-1),
+            "maps": None if scores.maps is None else np.pad(scores.maps, ((0, 0), (0, 3), (0, 0), (0, 0))),
+        }
+        write_scores(Path(run["scores"]), replace(scores, **wider))
+    project.results = project.evaluate()
+    assert project.report("padded.html") == expected
+
+
 def test_a_run_without_truth_says_nothing_of_it(page: Page) -> None:
-    assert "truth" not in page.tables
+    assert not {"truth", "boxes", "segments"} & set(page.tables)
+    assert "Nothing to hold against truth" in page.sections["localisation"]
 
 
 def test_many_classes_become_a_picture(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ import torch
 
 from models.build import build
 from models.checkpoint import load_checkpoint
-from pipeline.config import ComputeConfig, ExperimentConfig, OptimConfig, canonical
+from pipeline.config import ComputeConfig, ExperimentConfig, canonical
 from pipeline.dataset.manifest import Manifest
 from pipeline.learning.augmentation import cut
 from pipeline.learning.job import model_keywords
 from pipeline.learning.loader import TrainingSnippets
+from pipeline.learning.readers import open_reader
 from stages import train as stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,19 +171,48 @@ def test_two_processes_train_one_model(learnable: Any, tmp_path: Path) -> None:
     assert tested[-1] == 1.0
 
 
-@pytest.mark.parametrize("schedule", ["step", "cosine"])
-def test_the_schedule_is_that_of_torch(schedule: Any) -> None:
-    optim = OptimConfig(schedule=schedule, epochs=12, milestones=(3, 7), gamma=0.2, lr=0.5)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=optim.lr)
-    reference: Any = (
-        torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 7], gamma=0.2)
-        if schedule == "step"
-        else torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
-    )
-    for epoch in range(12):
-        assert optim.lr * stage.lr_factor(epoch, optim=optim) == pytest.approx(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        reference.step()
+@pytest.mark.parametrize(
+    ("name", "kind", "options"),
+    [
+        ("sgd", torch.optim.SGD, {"momentum": 0.9, "dampening": 0.9}),
+        ("adam", torch.optim.Adam, {}),
+        ("adamw", torch.optim.AdamW, {}),
+        ("rmsprop", torch.optim.RMSprop, {}),
+    ],
+)
+def test_an_optimizer_is_the_one_it_is_called(learnable: Any, name: str, kind: Any, options: dict[str, float]) -> None:
+    experiment = learnable.experiment(optim={"optimizer": name, "schedule": "step", "lr": 0.1, **options})
+    model = build(**model_keywords(experiment, num_classes=3))
+    found = stage.make_optimizer(model, experiment=experiment)
+    assert type(found) is kind
+    assert all(found.param_groups[0][key] == value for key, value in {"lr": 0.1, **options}.items())
+
+
+def test_only_what_is_named_learns_but_statistics_go_on(learnable: Any, tmp_path: Path) -> None:
+    experiment = learnable.experiment(optim={"epochs": 1, "train_only": ["stage4", "fc"]})
+    train(learnable, tmp_path, experiment=experiment)
+    torch.manual_seed(stage.derived_seed(0, "weights"))
+    before = build(**model_keywords(experiment, num_classes=3)).state_dict()
+    after = load_checkpoint(tmp_path / "model.pt").model.state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    parameters = {name for name in moved if "running" not in name and "num_batches" not in name}
+    assert {name.split(".")[1 if name.startswith("backbone") else 0] for name in parameters} == {"stage4", "fc"}
+    assert {name for name in moved if "stage1" in name} == {
+        f"backbone.stage1.1.{part}" for part in ("running_mean", "running_var", "num_batches_tracked")
+    }
+    wrong = learnable.experiment(optim={"train_only": ["layer9"]})
+    with pytest.raises(ValueError, match="layer9 is in no parameter's name; correct it or set it to null"):
+        train(learnable, tmp_path / "wrong", experiment=wrong)
+
+
+def test_no_epoch_keeps_what_training_begins_with(learnable: Any, tmp_path: Path) -> None:
+    experiment = learnable.experiment(optim={"epochs": 0})
+    train(learnable, tmp_path, experiment=experiment)
+    torch.manual_seed(stage.derived_seed(0, "weights"))
+    before = build(**model_keywords(experiment, num_classes=3)).state_dict()
+    after = load_checkpoint(tmp_path / "model.pt").model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert history(tmp_path) == []
 
 
 def test_biases_do_not_decay_and_multipliers_wait_for_fine_tuning(learnable: Any) -> None:
@@ -205,13 +235,6 @@ def test_biases_do_not_decay_and_multipliers_wait_for_fine_tuning(learnable: Any
     tuned = rates(learnable.experiment(model={"pretrained": "x"}, optim={"lr": 0.1, "weight_decay": 0.01}))
     assert tuned["backbone.stage1.0.weight"] == (pytest.approx(0.5), 0.01)
     assert tuned["fc.bias"] == (pytest.approx(0.2), 0.0)
-
-
-def test_epochs_that_are_tested_are_ten_or_so_and_the_last() -> None:
-    for epochs in (1, 3, 10, 30, 95, 300):
-        tested = [epoch for epoch in range(epochs) if stage.is_test_epoch(epoch, epochs=epochs)]
-        assert tested[-1] == epochs - 1
-        assert len(tested) <= 19
 
 
 def test_gradients_are_clipped(learnable: Any, tmp_path: Path) -> None:
@@ -239,7 +262,7 @@ def test_label_smoothing_is_that_of_the_equation(learnable: Any, tmp_path: Path)
     model = build(**model_keywords(experiment, num_classes=3))
     model.train()
     items = [dataset[key] for key in next(iter(batches))]
-    x = torch.stack([cut(item.images, item.views, size=32, flow=True) for item in items])
+    x = torch.stack([cut(item.images, item.views, size=32, flow_from=0) for item in items])
     log_p = model(x).logits.log_softmax(dim=1).detach().numpy()
     own = np.array([row[item.label] for row, item in zip(log_p, items, strict=True)])
     assert losses[0.0] == pytest.approx(-own.mean(), rel=1e-4)
@@ -251,7 +274,7 @@ def stage_data(learnable: Any, experiment: ExperimentConfig) -> tuple[Any, Any]:
     batches = stage.TrainingBatches(videos=len(clips), batch_size=12, epochs=range(1), seed=0)
     sampling = experiment.sampling
     dataset = TrainingSnippets(
-        clips=clips, reader=stage.open_reader(learnable.index("flow")), snippet=sampling.snippet,
+        clips=clips, reader=open_reader(learnable.index("flow")), snippet=sampling.snippet,
         segments=sampling.segments, size=32, scales=sampling.crop_scales, flip=False, seed=0,
     )  # fmt: skip
     return dataset, batches

@@ -72,7 +72,7 @@ def by_loops(plane: np.ndarray, view: View, *, size: int, negated: bool) -> np.n
 def test_a_view_is_what_loops_over_pixels_give(cut: Cut, box: tuple[int, int, int, int], mirrored: bool) -> None:
     fields = noise(1, 1, 4, 24, 29)  # x1 y1 x2 y2
     view = View(*box, mirrored)
-    found = cut(fields, as_views(view)[None], size=12, flow=True)[0, 0, 0]
+    found = cut(fields, as_views(view)[None], size=12, flow_from=0)[0, 0, 0]
     assert found.dtype == torch.uint8
     for channel, plane in enumerate(fields[0, 0].numpy()):
         expected = by_loops(plane, view, size=12, negated=mirrored and channel % 2 == 0)
@@ -82,7 +82,7 @@ def test_a_view_is_what_loops_over_pixels_give(cut: Cut, box: tuple[int, int, in
 def test_torch_rounds_to_the_nearest_level() -> None:
     plane = noise(1, 1, 1, 24, 29)
     view = View(3, 2, 17, 13, False)
-    found = augmentation.cut_torch(plane, as_views(view)[None], size=12, flow=False)[0, 0, 0, 0]
+    found = augmentation.cut_torch(plane, as_views(view)[None], size=12, flow_from=None)[0, 0, 0, 0]
     expected = by_loops(plane[0, 0, 0].numpy(), view, size=12, negated=False)
     np.testing.assert_allclose(found.numpy(), expected, atol=0.501)
 
@@ -96,15 +96,15 @@ def test_torch_and_opencv_agree_to_one_level_on_drawn_and_fixed_views(height: in
     ]
     fixed = as_views(*transforms.fixed_views(height, width, crops=10)).expand(len(images), 10, 5)
     for views in (as_views(*drawn)[:, None], fixed):
-        one = augmentation.cut_opencv(images, views, size=size, flow=True)
-        other = augmentation.cut_torch(images, views, size=size, flow=True)
+        one = augmentation.cut_opencv(images, views, size=size, flow_from=0)
+        other = augmentation.cut_torch(images, views, size=size, flow_from=0)
         assert one.shape == other.shape == (3, views.shape[1], 2, 4, size, size)
         assert (one.int() - other.int()).abs().max() <= 1
 
 
 def test_on_the_cpu_each_plane_is_resized_by_opencv() -> None:
     images = noise(2, 3, 40, 50)
-    found = augmentation.cut(images, torch.tensor(View(3, 7, 30, 24, False)), size=16, flow=False)
+    found = augmentation.cut(images, torch.tensor(View(3, 7, 30, 24, False)), size=16, flow_from=None)
     for n, c in np.ndindex(2, 3):
         expected = cv2.resize(images[n, c, 3:33, 7:31].numpy().copy(), (16, 16), interpolation=cv2.INTER_LINEAR)
         np.testing.assert_array_equal(found[n, c].numpy(), expected)
@@ -114,7 +114,7 @@ def test_on_the_cpu_each_plane_is_resized_by_opencv() -> None:
 def test_a_crop_of_the_input_s_size_is_the_pixels(cut: Cut) -> None:
     images = noise(1, 2, 3, 256, 340)
     views = as_views(*transforms.fixed_views(256, 340, crops=10))
-    found = cut(images, views[None], size=224, flow=False)[0]
+    found = cut(images, views[None], size=224, flow_from=None)[0]
     for view, (y, x) in zip(found, [(0, 0), (0, 116), (32, 0), (32, 116), (16, 58)], strict=False):
         assert torch.equal(view, images[0, ..., y : y + 224, x : x + 224])
     assert torch.equal(found[5:], found[:5].flip(-1))
@@ -125,11 +125,11 @@ def test_mirrored_flow_points_the_other_way(cut: Cut) -> None:
     """A corner moving right and down becomes one moving left and down; no motion, 128, becomes 127 by convention."""
     field = torch.full((1, 1, 2, 4, 4), 128, dtype=torch.uint8)
     field[0, 0, :, 0, 0] = torch.tensor([200, 220])
-    mirrored = cut(field, as_views(View(0, 0, 4, 4, True))[None], size=4, flow=True)[0, 0, 0]
+    mirrored = cut(field, as_views(View(0, 0, 4, 4, True))[None], size=4, flow_from=0)[0, 0, 0]
     assert mirrored[:, 0, 3].tolist() == [255 - 200, 220]
     assert mirrored[:, 3, 0].tolist() == [127, 128]
     assert torch.equal(
-        cut(mirrored[None, None], as_views(View(0, 0, 4, 4, True))[None], size=4, flow=True)[0, 0], field[0]
+        cut(mirrored[None, None], as_views(View(0, 0, 4, 4, True))[None], size=4, flow_from=0)[0, 0], field[0]
     )
 
 
@@ -137,7 +137,7 @@ def test_mirrored_flow_points_the_other_way(cut: Cut) -> None:
 def test_fields_without_motion_stay_so_whatever_the_crop(cut: Cut) -> None:
     still = torch.full((1, 2, 10, 30, 40), 128, dtype=torch.uint8)
     views = as_views(View(1, 2, 27, 23, False), View(0, 0, 30, 30, False))
-    assert (cut(still, views[None], size=16, flow=True) == 128).all()
+    assert (cut(still, views[None], size=16, flow_from=0) == 128).all()
 
 
 @both
@@ -145,8 +145,8 @@ def test_all_images_of_a_video_are_treated_alike(cut: Cut) -> None:
     one = noise(1, 1, 1, 40, 60)
     video = one.expand(1, 4, 3, 40, 60)
     views = as_views(View(3, 5, 30, 35, True))[None]
-    found = cut(video, views, size=24, flow=False)
-    assert torch.equal(found, cut(one, views, size=24, flow=False).expand_as(found))
+    found = cut(video, views, size=24, flow_from=None)
+    assert torch.equal(found, cut(one, views, size=24, flow_from=None).expand_as(found))
 
 
 @both
@@ -160,8 +160,11 @@ def test_padding_changes_nothing_nor_do_the_other_videos(cut: Cut, channels: int
     padded = torch.full((3, 2, channels, 40, 61), 77, dtype=torch.uint8)
     for video, whole in zip(videos, padded, strict=True):
         whole[..., : video.shape[-2], : video.shape[-1]] = video[0]
-    together = cut(padded, torch.stack(views), size=16, flow=flow)
-    alone = [cut(video, view[None], size=16, flow=flow) for video, view in zip(videos, views, strict=True)]
+    together = cut(padded, torch.stack(views), size=16, flow_from=0 if flow else None)
+    alone = [
+        cut(video, view[None], size=16, flow_from=0 if flow else None)
+        for video, view in zip(videos, views, strict=True)
+    ]
     difference = (together.int() - torch.cat(alone).int()).abs().max()
     assert difference <= (
         0 if cut is augmentation.cut_opencv else 1
@@ -171,11 +174,11 @@ def test_padding_changes_nothing_nor_do_the_other_videos(cut: Cut, channels: int
 def test_dimensions_before_the_video_s_are_kept() -> None:
     images = noise(2, 3, 3, 20, 24)
     views = as_views(*transforms.fixed_views(20, 24, crops=5))
-    whole = augmentation.cut(images, views.expand(2, 5, 5), size=16, flow=False)
+    whole = augmentation.cut(images, views.expand(2, 5, 5), size=16, flow_from=None)
     assert whole.shape == (2, 5, 3, 3, 16, 16)
     for number in range(2):
-        assert torch.equal(augmentation.cut(images[number], views, size=16, flow=False), whole[number])
-    centres = augmentation.cut(images, views[4].expand(2, 5), size=16, flow=False)
+        assert torch.equal(augmentation.cut(images[number], views, size=16, flow_from=None), whole[number])
+    centres = augmentation.cut(images, views[4].expand(2, 5), size=16, flow_from=None)
     assert torch.equal(centres, whole[:, 4])
 
 
@@ -185,18 +188,19 @@ def test_interleaved_frames_give_the_same() -> None:
     planar = interleaved.contiguous()
     assert planar.stride() != interleaved.stride()
     assert torch.equal(
-        augmentation.cut(interleaved, view, size=16, flow=False), augmentation.cut(planar, view, size=16, flow=False)
+        augmentation.cut(interleaved, view, size=16, flow_from=None),
+        augmentation.cut(planar, view, size=16, flow_from=None),
     )
 
 
 def test_batches_can_be_gone_through_again_and_keep_what_else_they_hold() -> None:
     images, view = noise(1, 2, 3, 20, 24), torch.tensor([View(0, 0, 20, 20, False)])
     batches: list[Any] = [(images, view, torch.tensor([7]), "rest")] * 2
-    augmented = Augmented(batches=batches, size=16, flow=False, device=torch.device("cpu"))
+    augmented = Augmented(batches=batches, size=16, flow_from=None, device=torch.device("cpu"))
     for _ in range(2):
         found = list(augmented)
         assert len(found) == 2
-        assert torch.equal(found[0][0], augmentation.cut(images, view, size=16, flow=False))
+        assert torch.equal(found[0][0], augmentation.cut(images, view, size=16, flow_from=None))
         assert found[0][1:] == (torch.tensor([7]), "rest")
 
 
@@ -216,7 +220,7 @@ def test_cutting_is_not_waiting_for_the_loader(monkeypatch: pytest.MonkeyPatch) 
         return real(*images_and_views, **how)
 
     monkeypatch.setattr(augmentation, "cut", slow_cut)
-    stream = iter(Augmented(batches=slow_loader(), size=16, flow=False, device=torch.device("cpu")))
+    stream = iter(Augmented(batches=slow_loader(), size=16, flow_from=None, device=torch.device("cpu")))
     waited = []
     for _ in stream:
         now[0] += 7.0  # the step
@@ -228,7 +232,7 @@ def test_cutting_is_not_waiting_for_the_loader(monkeypatch: pytest.MonkeyPatch) 
 def test_a_gpu_cuts_as_the_cpu_does() -> None:
     images = noise(4, 3, 10, 96, 128)
     views = as_views(*transforms.fixed_views(96, 128, crops=10)).expand(4, 10, 5)
-    here = augmentation.cut(images, views, size=80, flow=True)
-    there = augmentation.cut(images.cuda(), views.cuda(), size=80, flow=True)
+    here = augmentation.cut(images, views, size=80, flow_from=0)
+    there = augmentation.cut(images.cuda(), views.cuda(), size=80, flow_from=0)
     assert there.is_cuda
     assert (here.int() - there.cpu().int()).abs().max() <= 1

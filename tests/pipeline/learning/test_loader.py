@@ -92,12 +92,12 @@ def test_a_batch_of_videos_of_several_sizes_is_each_of_them(batch_size: int, sni
     batches = TrainingBatches(videos=5, batch_size=batch_size, epochs=range(2), seed=0)
     flow = channels == 2
     loaded: Any = DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
-    augmented = Augmented(batches=loaded, size=16, flow=flow, device=torch.device("cpu"))
+    augmented = Augmented(batches=loaded, size=16, flow_from=0 if flow else None, device=torch.device("cpu"))
     for keys, (snippets, labels, videos, positions) in zip(batches, augmented, strict=True):
         assert snippets.shape == (len(keys), 3, snippet * channels, 16, 16)
         for row, (epoch, number) in enumerate(keys):
             item = dataset[epoch, number]
-            assert torch.equal(snippets[row], cut(item.images, item.views, size=16, flow=flow))
+            assert torch.equal(snippets[row], cut(item.images, item.views, size=16, flow_from=0 if flow else None))
             assert (labels[row], videos[row]) == (item.label, item.video)
             assert torch.equal(positions[row], item.positions)
 
@@ -188,14 +188,14 @@ def test_chunks_of_a_test_video_are_the_whole(crops: int) -> None:
         assert item.images.shape == (7, 10, *SIZES[clip.id])
         assert torch.equal(torch.cat([part.images for part in parts]), item.images)
         assert torch.equal(torch.cat([part.positions for part in parts]), item.positions)
-        assert item.positions.tolist() == sampling.test_positions(clip.frames, snippet=5, segments=7).tolist()
+        assert item.positions.tolist() == sampling.scoring_positions(clip.frames, snippet=5, segments=7).tolist()
         expected = torch.tensor(transforms.fixed_views(*SIZES[clip.id], crops=crops))
         assert all(torch.equal(part.views, expected) for part in (item, *parts))
 
 
 def test_ten_crops_of_a_chunk_mirror_five_and_negate_x_of_every_field() -> None:
     loaded: Any = DataLoader(spaced(chunk=3, crops=10), batch_size=None)  # type: ignore[arg-type]
-    augmented = Augmented(batches=loaded, size=16, flow=True, device=torch.device("cpu"))
+    augmented = Augmented(batches=loaded, size=16, flow_from=0, device=torch.device("cpu"))
     views, label, video, positions = next(iter(augmented))
     assert (views.shape, label, video, len(positions)) == ((10, 3, 10, 16, 16), 0, 0, 3)
     assert torch.equal(views[5:, :, 0::2], 255 - views[:5, :, 0::2].flip(-1))
@@ -236,3 +236,52 @@ def test_select_takes_the_usable_videos_of_a_part_and_names_those_without_an_ent
 def test_select_refuses_what_cannot_be_trained_on(manifest: Manifest, part: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         loader.select(manifest, index("a"), split="split1", part=part)
+
+
+def test_every_clip_that_fits_is_scored_whatever_the_chunk() -> None:
+    """Of videos of 30, 3, 17, 60 and 9 frames, clips of 4 at stride 2: 7 frames long, 8 apart."""
+    for chunk in (1, 2, 99):
+        dataset = ScoringSnippets(
+            clips=CLIPS,
+            reader=Numbered(1),
+            snippet=4,
+            segments=None,
+            stride=2,
+            short="loop",
+            crops="whole",
+            chunk=chunk,
+        )
+        found: dict[int, list[list[int]]] = {}
+        for item in (dataset[number] for number in range(len(dataset))):
+            found.setdefault(item.video, []).extend(item.images[:, :, 0, 0].tolist())
+            assert item.views.tolist() == [[0, 0, *SIZES[CLIPS[item.video].id], 0]]
+            assert len(item.positions) <= chunk
+        assert {number: [clip[0] for clip in clips] for number, clips in found.items()} == {
+            0: [0, 8, 16], 1: [0], 2: [0, 8], 3: [0, 8, 16, 24, 32, 40, 48], 4: [0],
+        }  # fmt: skip
+        assert found[1] == [[0, 2, 1, 0]]
+        assert found[2] == [[0, 2, 4, 6], [8, 10, 12, 14]]
+
+
+def test_flow_beside_frames_is_of_the_same_frames_and_mirrored_with_them() -> None:
+    """From frame k leads field k; from the last none does, so the one before it stands again."""
+    both = training(reader=Numbered(3), beside=Numbered(2), snippet=4, segments=2, size=18, scales=(1.0,))
+    for epoch in range(5):
+        for number, clip in enumerate(CLIPS):
+            item = both[epoch, number]
+            assert item.images.shape[1] == 4 * 3 + 4 * 2
+            for place, snippet in zip(item.positions.tolist(), item.images[:, :, 0, 0].tolist(), strict=True):
+                frames = [min(place + k, clip.frames - 1) for k in range(4)]
+                fields = [min(frame, clip.frames - 2) for frame in frames]
+                assert snippet[:12] == [(3 * frame + channel) % 256 for frame in frames for channel in range(3)]
+                assert snippet[12:] == [(2 * field + channel) % 256 for field in fields for channel in range(2)]
+
+
+def test_only_the_flow_of_frames_and_flow_is_negated() -> None:
+    images = torch.randint(0, 256, (1, 2, 20, 16, 16), dtype=torch.uint8)
+    straight, mirrored = (
+        cut(images, torch.tensor([[0, 0, 16, 16, flip]]), size=16, flow_from=12) for flip in (False, True)
+    )
+    assert torch.equal(mirrored[:, :, :12], straight[:, :, :12].flip(-1))
+    assert torch.equal(mirrored[:, :, 12::2], 255 - straight[:, :, 12::2].flip(-1))
+    assert torch.equal(mirrored[:, :, 13::2], straight[:, :, 13::2].flip(-1))

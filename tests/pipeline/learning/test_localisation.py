@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from pipeline.dataset.manifest import Box, Tube
+from pipeline.learning.detection import box_iou
 from pipeline.learning.localisation import (
     RELEASED_MASK_THRESHOLD,
     BoxDetection,
     box_detections,
-    box_iou,
     box_of_map,
     frame_accuracy,
     frame_average_precisions,

@@ -53,7 +53,7 @@ def test_test_snippets_are_those_of_the_definition(frames: int, snippet: int, se
     """tick = (L - n + 1) / N; offsets int(tick / 2 + tick k)."""
     tick = max(frames - snippet + 1, 1) / segments
     offsets = [int(tick / 2 + tick * k) for k in range(segments)]
-    positions = sampling.test_positions(frames, snippet=snippet, segments=segments)
+    positions = sampling.scoring_positions(frames, snippet=snippet, segments=segments)
     indices = sampling.snippet_indices(positions, snippet, frames)
     assert (indices + 1).tolist() == [one_based(frames, snippet=snippet, offset=offset) for offset in offsets]
     steps = [after - before for before, after in pairwise(positions.tolist())]
@@ -65,7 +65,7 @@ def test_test_snippets_are_those_of_the_definition(frames: int, snippet: int, se
 def test_test_positions_are_the_middles_of_equal_parts(frames: int, snippet: int, segments: int) -> None:
     places = max(frames - snippet + 1, 1)
     expected = [int(places / segments / 2 + places / segments * k) for k in range(segments)]
-    found = sampling.test_positions(frames, snippet=snippet, segments=segments)
+    found = sampling.scoring_positions(frames, snippet=snippet, segments=segments)
     assert found.tolist() == expected
     assert found.dtype == np.int64
     assert found.max() < places
@@ -102,7 +102,7 @@ def test_train_positions_follow_the_generator() -> None:
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_a_video_shorter_than_the_snippet_repeats_its_last_frame(frames: int) -> None:
-    positions = sampling.test_positions(frames, snippet=5, segments=3)
+    positions = sampling.scoring_positions(frames, snippet=5, segments=3)
     indices = sampling.snippet_indices(positions, 5, frames)
     assert indices.tolist() == [[min(i, frames - 1) for i in range(5)]] * 3
 
@@ -115,4 +115,56 @@ def test_snippets_run_on_from_their_position_and_stop_at_the_end() -> None:
 def test_counts_below_one_are_refused(numbers: tuple[int, int, int]) -> None:
     frames, snippet, segments = numbers
     with pytest.raises(ValueError, match="is 0; sampling needs at least 1"):
-        sampling.test_positions(frames, snippet=snippet, segments=segments)
+        sampling.scoring_positions(frames, snippet=snippet, segments=segments)
+
+
+@given(LENGTHS, SNIPPETS, st.integers(1, 4))
+def test_clips_one_after_the_other_are_those_that_fit_and_the_tail_is_dropped(
+    frames: int, snippet: int, stride: int
+) -> None:
+    clips = []
+    start = 0
+    while (last := start + (snippet - 1) * stride) < frames:
+        clips.append(list(range(start, last + 1, stride)))
+        start += snippet * stride
+    positions = sampling.scoring_positions(frames, snippet=snippet, segments=None, stride=stride)
+    indices = sampling.snippet_indices(positions, snippet, frames, stride=stride)
+    held = [[min(k * stride, frames - 1) for k in range(snippet)]]  # the one clip of a video that is too short for any
+    assert indices.tolist() == (clips or held)
+
+
+@pytest.mark.parametrize(("frames", "clips"), [(7, 1), (8, 1), (15, 1), (16, 2), (83, 10)])
+def test_a_video_has_an_eighth_of_its_frames_in_clips_of_eight(frames: int, clips: int) -> None:
+    assert len(sampling.scoring_positions(frames, snippet=8, segments=None)) == clips
+
+
+@given(LENGTHS, SNIPPETS, st.integers(1, 4), st.integers(0, 99))
+def test_strided_snippets_lie_whole_in_the_video_where_they_can(
+    frames: int, snippet: int, stride: int, seed: int
+) -> None:
+    span = (snippet - 1) * stride + 1
+    for positions in (
+        sampling.train_positions(frames, snippet=snippet, segments=3, rng=np.random.default_rng(seed), stride=stride),
+        sampling.scoring_positions(frames, snippet=snippet, segments=3, stride=stride),
+    ):
+        assert positions.max() <= max(frames - span, 0)
+        indices = sampling.snippet_indices(positions, snippet, frames, stride=stride)
+        if frames >= span:
+            assert (np.diff(indices, axis=1) == stride).all()
+
+
+def test_a_run_is_one_stretch_of_frames_and_reaches_every_place() -> None:
+    rng, starts = np.random.default_rng(0), set()
+    for _ in range(300):
+        positions = sampling.run_positions(60, snippet=8, segments=3, rng=rng, stride=2)
+        indices = sampling.snippet_indices(positions, 8, 60, stride=2).ravel()
+        assert (np.diff(indices) == 2).all()
+        assert indices[-1] <= 59
+        starts.add(int(indices[0]))
+    assert starts == set(range(60 - 47 + 1))
+
+
+def test_a_run_longer_than_the_video_loops_or_holds() -> None:
+    positions = sampling.run_positions(5, snippet=4, segments=2, rng=np.random.default_rng(0))
+    assert sampling.snippet_indices(positions, 4, 5, short="loop").tolist() == [[0, 1, 2, 3], [4, 0, 1, 2]]
+    assert sampling.snippet_indices(positions, 4, 5, short="hold").tolist() == [[0, 1, 2, 3], [4, 4, 4, 4]]

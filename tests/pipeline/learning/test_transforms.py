@@ -123,3 +123,35 @@ def test_fixed_views_lie_inside_the_image_and_touch_its_corners(height: int, wid
     assert min(view.y for view in views) == min(view.x for view in views) == 0
     assert max(view.y + view.height for view in views) == height
     assert max(view.x + view.width for view in views) == width
+
+
+CORNER_SCALES = (1.0, 2**-0.25, 2**-0.5, 2**-0.75, 0.5)
+
+
+def test_corner_crops_are_squares_of_five_sizes_in_five_places() -> None:
+    """MultiScaleCornerCrop of 3D-ResNets: centre, top left, top right, bottom left, bottom right, of each size."""
+    rng = np.random.default_rng(0)
+    views = [
+        transforms.draw_view(112, 150, size=90, scales=CORNER_SCALES, flip=False, rng=rng, places="corners")
+        for _ in range(3000)
+    ]
+    expected = set()
+    for side in (112, 94, 79, 66, 56):  # whole parts of 112, none of them within 2 of the input
+        low, right = 112 - side, 150 - side
+        expected |= {
+            (y, x, side, side) for y, x in ((0, 0), (0, right), (low, 0), (low, right), (low // 2, right // 2))
+        }
+    assert {tuple(view[:4]) for view in views} == expected
+
+
+def test_random_crops_are_squares_that_reach_every_place() -> None:
+    rng = np.random.default_rng(0)
+    views = [
+        transforms.draw_view(10, 13, size=64, scales=(0.8,), flip=False, rng=rng, places="random") for _ in range(2000)
+    ]
+    assert {tuple(view[:4]) for view in views} == {(y, x, 8, 8) for y in range(3) for x in range(6)}
+
+
+def test_a_test_view_may_be_the_whole_image_or_of_another_scale() -> None:
+    assert transforms.fixed_views(90, 120, crops="whole") == [View(0, 0, 90, 120, False)]
+    assert transforms.fixed_views(90, 120, crops=1, scale=1.0) == [View(0, 15, 90, 90, False)]

@@ -28,6 +28,12 @@ def test_a_snippet_is_seen_in_its_middle() -> None:
     np.testing.assert_allclose(middles, [0.25, 0.65, 1.9], rtol=1e-12)
 
 
+def test_a_stride_lengthens_a_snippet() -> None:
+    """3 frames at stride 4 reach over 9 frames; from frame 15 on only 15 and 19 are there."""
+    middles = truth.middle_seconds(np.array([0, 15]), snippet=3, stride=4, frames=20, fps=10.0)
+    np.testing.assert_allclose(middles, [0.45, 1.75], rtol=1e-12)
+
+
 def test_weight_in_the_segments_of_the_class_beside_uniform_weight() -> None:
     """Moments 0.5, 1.5, 2.5, 3.5; the class holds the second and the fourth, its end is not in it."""
     marked = video(segments=(Segment("run", 1.0, 2.0), Segment("jump", 0.0, 1.0), Segment("run", 3.5, 9.0)))
@@ -159,3 +165,27 @@ def test_means_are_over_the_videos_that_carry_truth() -> None:
         "spatial_videos": 1,
     }
     assert truth.attention_truth(scores(), videos=dict.fromkeys("abc", video()), stored=stored, snippet=1) == {}
+
+
+def test_padding_and_maps_of_zeros_count_for_nothing() -> None:
+    """The second snippet of "a" looks nowhere; its third, and the last two of "b", are padding."""
+    left = tube((0.0, 0.0, 100.0, 100.0))
+    marked = {name: video(name=name, segments=(Segment("run", 1.0, 2.0),), tubes=(left,)) for name in "ab"}
+    maps = np.zeros((2, 3, 1, 2), np.float16)
+    maps[0, 0], maps[1, 0] = [[1.0, 3.0]], [[1.0, 1.0]]
+    padded = Scores(
+        ids=np.array(["a", "b"]),
+        logits=np.zeros((2, 2), np.float32),
+        weights=np.array([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]], np.float32),
+        positions=np.array([[5, 6, -1], [5, -1, -1]]),
+        classes=np.array(["jump", "run"]),
+        maps=maps,
+    )
+    stored = {name: {"frames": 20, "fps": 5.0} for name in "ab"}
+    assert truth.attention_truth(padded, videos=marked, stored=stored, snippet=1) == {
+        **{"temporal_inside": 1.0, "temporal_uniform": 1.0, "temporal_videos": 2},
+        **{"spatial_inside": (0.25 + 0.5) / 2, "spatial_uniform": 0.5, "spatial_videos": 2},
+    }
+    moved = {name: video(name=name, segments=(Segment("run", 1.2, 2.0),)) for name in "ab"}
+    found = truth.attention_truth(padded, videos=moved, stored=stored, snippet=1)
+    assert (found["temporal_inside"], found["temporal_uniform"]) == (0.75 / 2, 0.5 / 2)

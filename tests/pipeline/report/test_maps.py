@@ -55,6 +55,22 @@ def test_boxes_are_outlined_and_may_leave_the_frame() -> None:
     np.testing.assert_array_equal(outline, expected)
 
 
+def test_the_box_found_is_outlined_below_the_true_one() -> None:
+    found, true = np.array([[0.25, 0.5, 0.5, 1.0]]), np.array([[0.25, 0.5, 0.375, 1.0]])
+    out = maps.heat(GREY, np.zeros((2, 2)), view=WHOLE, boxes=true, found=found)
+    assert (out[30, 20:30] == maps.BOX_RGB).all()
+    assert (out[30, 30:40] == maps.FOUND_RGB).all()
+    assert (out[30:60, 39] == maps.FOUND_RGB).all()
+
+
+def test_the_box_found_is_that_of_the_evaluation_in_parts_of_the_frame() -> None:
+    """The view is the right half of 200 x 100 px, its left cells are above half: 100 to 150."""
+    video = Video(id="v", path="v", digest="", bytes=1, labels=("run",), width=200, height=100, frames=9, fps=25.0)
+    map_, view = np.array([[0.4, 0.4, 0.0, 0.0]]), np.array([0.5, 0.0, 1.0, 1.0])
+    np.testing.assert_allclose(maps.found_boxes(map_, video, view=view, family="sta_cnn"), [[0.5, 0.0, 0.75, 1.0]])
+    assert maps.found_boxes(map_, video, view=view, family="where_when").shape == (0, 4)
+
+
 @pytest.mark.parametrize("fps", [25.0, 5.0])
 def test_pictures_are_of_the_frames_at_their_moments(fps: float) -> None:
     """The store may have another rate than the video, whose boxes are frame by frame."""
@@ -69,7 +85,9 @@ def test_pictures_are_of_the_frames_at_their_moments(fps: float) -> None:
 
     stored = {"frames": int(2 * fps), "fps": fps}
     moments = [0.0, 1.0, 1.99, 7.0]
-    uris = maps.map_pictures(video, np.zeros((4, 2, 2)), moments, view=WHOLE, frames=stored, read=read)  # type: ignore[arg-type]
+    uris = maps.map_pictures(
+        video, np.zeros((4, 2, 2)), moments, view=WHOLE, family="sta_cnn", frames=stored, read=read
+    )  # type: ignore[arg-type]
     last = int(2 * fps) - 1
     assert asked == [[0, int(fps), last, last]]
     pictures = [

@@ -8,79 +8,7 @@ import pytest
 
 from pipeline.config import ExperimentConfig
 from pipeline.report.formats import percent, points
-from pipeline.report.results import CARDS, fusion_text, headline, model_text, results_section, truth_rows
-
-
-@pytest.mark.parametrize(
-    ("model", "sampling", "prediction", "text"),
-    [
-        ({}, {}, {}, "tiny, softmax_att, N = 4; relu, weights begin Gaussian"),
-        (
-            {"activation": "tanh", "att_input": "features", "init": "inv_n"},
-            {},
-            {"kind": "dcw", "normalise": False},
-            "tiny, softmax_att, N = 4; tanh of features, weights begin at 1/N; DCW 15 of 25, not normalised",
-        ),
-        (
-            {"consensus": "segment_linear", "init": "one"},
-            {},
-            {"kind": "average"},
-            "tiny, segment_linear, N = 4; relu, weights begin at 1; average of probabilities",
-        ),
-        ({"backbone": "bn_inception", "consensus": "avg"}, {"segments": 3}, {}, "bn_inception, avg, N = 3"),
-        ({"family": "sta_cnn"}, {"segments": 9}, {}, "tiny, TS(9, 9); DCW 15 of 25"),
-        ({"family": "sta_cnn", "top": 3}, {"segments": 9}, {"top": None}, "tiny, TS(9, 3); DCW 25 of 25"),
-        (
-            {"family": "sta_cnn", "groups": 3, "top": 1, "spatial": "shared"},
-            {"segments": 9},
-            {"kind": "average"},
-            "tiny, TS(3×3, 3×1); spatial attention; average of probabilities",
-        ),
-        (
-            {"family": "sta_cnn", "spatial": "san", "aux_lambda": 0, "select_loss": "mean_loss"},
-            {"segments": 3, "snippet": 2},
-            {"kind": "model"},
-            "tiny, TS(3, 3); SAN, no auxiliary loss; mean of losses; average of logits",
-        ),
-        (
-            {"family": "sta_cnn", "groups": 3, "top": 1},
-            {"segments": 9, "test_segments": 24},
-            {"kind": "model"},
-            "tiny, TS(3×3, 3×1); average of the logits that the model selects",
-        ),
-        (
-            {"family": "sta_cnn", "spatial": "shared", "sal_weights": "shared", "pool_weights": "raw"}
-            | {"pool_scale": "mean", "aux_pool": "sum"},
-            {"segments": 3},
-            {"top": None, "normalise": False},
-            "tiny, TS(3, 3); spatial attention, auxiliary scores summed, shared weights, pools with raw weights, of "
-            "which the map shown is the softmax, pooled features / K²; DCW 25 of 25, not normalised",
-        ),
-        (
-            {"family": "sta_cnn", "spatial": "san", "san": {"targets": "none"}},
-            {"segments": 3, "snippet": 2},
-            {"kind": "average"},
-            "tiny, TS(3, 3); SAN from scratch; average of probabilities",
-        ),
-    ],
-)
-def test_a_model_in_words(
-    model: dict[str, Any], sampling: dict[str, Any], prediction: dict[str, Any], text: str
-) -> None:
-    sections = {"model": model, "sampling": sampling, "prediction": prediction}
-    assert model_text(ExperimentConfig.model_validate({"modality": "frames", **sections})) == text
-
-
-def test_what_a_training_begins_with_is_told() -> None:
-    hard = {"modality": "flow", "initial": "tsn", "model": {"family": "sta_cnn", "top": 1}}
-    text = "tiny, TS(4, 1); begins with tsn; DCW 15 of 25"
-    assert model_text(ExperimentConfig.model_validate(hard)) == text
-    warm = {"modality": "flow", "initial": "tsn", "model": {"consensus": "max"}}
-    assert model_text(ExperimentConfig.model_validate(warm)) == "tiny, max, N = 4; begins with tsn"
-
-
-def test_a_fusion_in_words() -> None:
-    assert fusion_text({"rgb": 1.0, "flow": 1.5}, on="prob") == "1 × rgb + 1.5 × flow, of probabilities"
+from pipeline.report.results import CARDS, headline, located_tables, results_section, truth_rows
 
 
 def test_differences_have_a_sign_and_no_paper_no_difference() -> None:
@@ -100,6 +28,7 @@ def results(streams: int) -> dict[str, Any]:
         "runs": [{"experiment": row["name"]} for row in reversed(rows)],
         "summary": {row["name"]: dict(figures) for row in rows},
         "attention": [],
+        "localisation": [],
         "chance": {"uniform": 0.25, "majority": 0.3},
         "left_out": {"split2": [], "split1": ["a"]},
     }
@@ -141,3 +70,24 @@ def test_truth_is_shown_for_the_streams_that_have_some() -> None:
     assert (first.name, first.videos, first.runs) == ("s0", 3, 2)
     assert first.kinds == [{"inside": 0.6, "std": 0.05, "uniform": 0.4}, {"inside": 0.5, "std": 0.5, "uniform": 0.5}]
     assert (second.name, second.kinds[1]) == ("s2", None)
+
+
+def located_run(name: str, seed: int, value: float) -> dict[str, Any]:
+    fit = {"accuracy": {"0.1": value, "0.05": value + 0.2}, "map": {"0.1": 0.1, "0.05": 0.2}, "videos": 7, "items": 9}
+    return {"experiment": name, "split": "split1", "seed": seed, "boxes": fit, "boxes_centre": fit}
+
+
+def test_what_was_located_is_shown_beside_the_baseline_by_overlap() -> None:
+    given = results(2)
+    given["localisation"] = [located_run("s1", seed, 0.3) for seed in (0, 1)]
+    for kind, shift in (("boxes", 0.0), ("boxes_centre", 0.5)):
+        for number, name in enumerate(("accuracy_0.05", "accuracy_0.1", "map_0.05", "map_0.1")):
+            mean, std = (f"{kind}_{name}_{which}" for which in ("mean", "std"))
+            given["summary"]["s1"] |= {mean: shift + number / 10, std: number / 100}
+    (table,) = located_tables(given)
+    assert (table.kind, table.overlaps) == ("boxes", ["0.05", "0.1"])
+    (row,) = table.rows
+    assert row.found == [(0.0, 0.0), (0.1, 0.01), (0.2, 0.02), (0.3, 0.03)]
+    assert [mean for mean, _ in row.baseline] == [0.5, 0.6, 0.7, 0.8]
+    assert (row.name, row.videos, row.items, row.runs) == ("s1", 7, 9, 2)
+    assert located_tables(results(2)) == []

@@ -92,6 +92,24 @@ def test_a_snippet_shows_its_middle_but_never_passes_the_end(flow: Recorder) -> 
     assert strip["flat"]
 
 
+def test_a_stride_moves_the_frame_shown(frames: Recorder) -> None:
+    weights, positions = np.array([0.4, 0.6]), np.array([0, 20])
+    attention_strip("v", weights, positions, snippet=8, stride=2, length=26, read=frames, is_flow=False)
+    assert frames.asked == [8, 25]
+
+
+def test_intervals_found_stand_over_the_action(frames: Recorder) -> None:
+    weights, acting = np.array([0.1, 0.4, 0.4, 0.1]), np.array([False, False, True, True])
+    settings: dict[str, Any] = {"snippet": 1, "length": 4, "read": frames, "is_flow": False}
+    bands = str(attention_strip("v", weights, np.arange(4), acting=acting, **settings)["bands"])
+    assert '<path class="found" d="M1 0.20h2v0.7h-2z"/>' in bands
+    assert '<path class="truth" d="M2 1.20h2v0.7h-2z"/>' in bands
+    assert bands.count("<path") == 2
+    flat = str(attention_strip("v", np.full(4, 0.25), np.arange(4), acting=acting, **settings)["bands"])
+    assert ("found" in flat.split("<path", 1)[1], flat.count("<path")) == (False, 1)
+    assert attention_strip("v", np.full(4, 0.25), np.arange(4), **settings)["bands"] == ""
+
+
 @pytest.mark.parametrize("count", [12, 13, 25, 80, 81])
 def test_many_snippets_share_pictures_in_order_and_the_peak_is_shown(
     count: int, frames: Recorder, rng: np.random.Generator

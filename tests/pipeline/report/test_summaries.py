@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -196,3 +197,15 @@ def test_streams_that_look_somewhere_and_streams_that_look_sometime_are_shown() 
     assert list(attentive(many, limit=4)) == ["sharp0", "sharp1", "where0", "where1"]
     one_sharp = many | {f"sharp{n}": flat for n in range(1, 5)}
     assert list(attentive(one_sharp, limit=4)) == ["sharp0", "where0", "where1", "where2"]
+
+
+def test_padding_is_no_contrast() -> None:
+    padded = Scores(
+        ids=np.array(["a", "b"]),
+        logits=np.zeros((2, 2), np.float32),
+        weights=np.array([[0.5, 0.5, 0.0], [1 / 3] * 3], np.float32),
+        positions=np.array([[0, 4, -1], [0, 4, 8]]),
+        classes=np.array(["jump", "run"]),
+    )
+    sharper = dataclasses.replace(padded, weights=np.array([[0.4, 0.6, 0.0], [1 / 3] * 3], np.float32))
+    assert list(attentive({"padded": padded, "sharper": sharper}, limit=1)) == ["sharper"]
