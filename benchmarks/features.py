@@ -2,11 +2,12 @@
 
     python -m benchmarks.features [--videos N] [--device cpu | cuda]
 
-ResNet-50 with random weights, 25 frames a video, 224 px, whole frames of 340x256 in a store of frames (noise that JPEG
-finds as hard as video). The stage decodes, resizes, looks and writes, but for reading the checkpoint, which it does once
-a shard (``checkpoint_s``); the bare forward pass gets the same images, ready and in the same chunks. Both take turns. ``cache_vs_forward`` is images a second of the stage by those of the forward
-pass, ``read_vs_recompute`` the time of the stage by that of reading what it has written. Processor time of one thread;
-on a CUDA device wall time. Medians; the last line is one JSON object.
+ResNet-50 with random weights, 25 frames a video, 224 px, whole frames of 340x256 in a store of frames (smooth noise).
+The stage decodes, resizes, looks and writes, but for reading the checkpoint, which it does once a shard
+(``checkpoint_s``); the bare forward pass gets the same images, ready and in the same chunks. Both take turns.
+``cache_vs_forward`` is images a second of the stage by those of the forward pass, ``read_vs_recompute`` the time of the
+stage by that of reading what it has written. Processor time of one thread; on a CUDA device wall time. Medians; the
+last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from models.build import build
 from models.checkpoint import save_checkpoint
@@ -76,63 +79,71 @@ def seconds_of(work: Callable[[], object], *, cuda: bool) -> float:
     return clock() - start
 
 
-def measure(folder: Path, *, videos: int, device: torch.device) -> dict[str, Any]:
-    """Seconds a video of the stage, of the forward pass and of reading, and their relations."""
-    index = write_frames(folder / "frames", videos=videos)
+def experiments() -> tuple[ExperimentConfig, ExperimentConfig]:
+    """A network, and a head that reads its maps."""
     sampling = {"snippet": 1, "segments": 3, "test_segments": SNIPPETS, "test_crops": "whole", "input_size": SIDE}
-    trunk = ExperimentConfig.model_validate(
-        {"modality": "frames", "model": {"backbone": "resnet50"}, "sampling": sampling}
-    )
-    head = ExperimentConfig.model_validate(
-        {"modality": "frames", "features": "trunk", "model": {"family": "where_when"}, "sampling": sampling}
-    )
-    keywords = model_keywords(trunk, num_classes=CLASSES)
+    trunk = {"modality": "frames", "model": {"backbone": "resnet50"}, "sampling": sampling}
+    head = {"modality": "frames", "features": "trunk", "model": {"family": "where_when"}, "sampling": sampling}
+    return ExperimentConfig.model_validate(trunk), ExperimentConfig.model_validate(head)
+
+
+def write_checkpoint(path: Path, trunk: ExperimentConfig) -> None:
+    """Random weights."""
     torch.manual_seed(0)
+    keywords = model_keywords(trunk, num_classes=CLASSES)
     names = [str(number) for number in range(CLASSES)]
-    save_checkpoint(folder / "model.pt", model=build(**keywords), build=keywords, classes=names)
-    cuda = device.type == "cuda"
+    save_checkpoint(path, model=build(**keywords), build=keywords, classes=names)
+
+
+def ready_images(index: Index, video: str, *, head: ExperimentConfig, device: torch.device) -> list[Tensor]:
+    """What the network sees of a video, in the stage's chunks."""
+    dataset = scoring_snippets([Clip(video, 0, FRAMES)], open_reader(index), experiment=head)
+    items = (dataset[i] for i in range(len(dataset)))
+    return [cut(item.images, item.views, size=SIDE, flow_from=None)[0].to(device) for item in items]
+
+
+def look(network: Any, chunks: list[Tensor]) -> None:
+    """The bare forward pass."""
+    with torch.inference_mode():
+        for chunk in chunks:
+            network.backbone.feature_map(network.normalise(chunk))
+
+
+def measure(folder: Path, *, videos: int, device: torch.device) -> dict[str, float]:
+    """Images a second of the stage and of the forward pass, and their relations."""
+    (trunk, head), cuda = experiments(), device.type == "cuda"
+    index = write_frames(folder / "frames", videos=videos)
+    write_checkpoint(folder / "model.pt", trunk)
     network: Any = load_network(folder / "model.pt", source=trunk).to(device).eval()
     store = FeatureStore(folder / "features")
-    settings: dict[str, Any] = {
-        "shard": "00000",
-        "checkpoint": folder / "model.pt",
-        "experiment": head,
-        "source": trunk,
-        "compute": ComputeConfig(accelerator="cuda" if cuda else "cpu"),
-        "store": store.root,
-    }
-    empty = seconds_of(lambda: make_features([], index, **settings), cuda=cuda)  # once a shard: to read the checkpoint
-    stage, forward, read = [], [], []
+    stage = partial(
+        make_features,
+        index=index,
+        shard="00000",
+        checkpoint=folder / "model.pt",
+        experiment=head,
+        source=trunk,
+        compute=ComputeConfig(accelerator="cuda" if cuda else "cpu"),
+        store=store.root,
+    )
+    checkpoint_s = min(seconds_of(partial(stage, []), cuda=cuda) for _ in range(3))
+    spent: dict[str, list[float]] = {"stage": [], "forward": [], "read": []}
     size = 0
-    for number in range(-1, videos):  # the first is not counted: it warms up
-        name = f"video-{max(number, 0)}"
-        clips = [Clip(name, 0, FRAMES)]
-        views = [
-            cut(images, boxes, size=SIDE, flow_from=None)[0].to(device)
-            for images, boxes, *_ in scoring_snippets(clips, open_reader(index), experiment=head)
-        ]
-
-        def look(views: Any = views) -> None:
-            with torch.inference_mode():
-                for each in views:
-                    network.backbone.feature_map(network.normalise(each))
-
-        def run(name: str = name) -> None:
-            made = make_features([name], index, **settings)
-            keys.append(made.videos[name]["key"])
-
-        keys: list[str] = []
-        order = (("stage", run), ("forward", look)) if number % 2 else (("forward", look), ("stage", run))
-        spent = {what: seconds_of(work, cuda=cuda) for what, work in order}
-        spent["read"] = seconds_of(lambda key=keys[0]: store.read(key), cuda=cuda)  # type: ignore[misc]
+    for number in range(-1, videos):  # the first is not counted, which warms up
+        video = f"video-{max(number, 0)}"
+        works: dict[str, Callable[[], object]] = {
+            "stage": partial(stage, [video]),
+            "forward": partial(look, network, ready_images(index, video, head=head, device=device)),
+        }
+        for name in sorted(works, reverse=bool(number % 2)):
+            spent[name].append(seconds_of(works[name], cuda=cuda))
+        key = stage([video]).videos[video]["key"]
+        spent["read"].append(seconds_of(partial(store.read, key), cuda=cuda))
+        size = store.verify(key)
         if number < 0:
-            store.remove(keys[0])
-            continue
-        size = store.verify(keys[0])
-        stage.append(spent["stage"] - empty)
-        forward.append(spent["forward"])
-        read.append(spent["read"])
-    stage_s, forward_s, read_s = map(statistics.median, (stage, forward, read))
+            store.remove(key)
+    stage_s, forward_s, read_s = (statistics.median(seconds[1:]) for seconds in spent.values())
+    stage_s -= checkpoint_s
     return {
         "images_per_s": SNIPPETS / stage_s,
         "forward_images_per_s": SNIPPETS / forward_s,
@@ -140,7 +151,7 @@ def measure(folder: Path, *, videos: int, device: torch.device) -> dict[str, Any
         "read_ms": 1000 * read_s,
         "read_vs_recompute": stage_s / read_s,
         "megabytes_a_video": size / 1e6,
-        "checkpoint_s": empty,
+        "checkpoint_s": checkpoint_s,
     }
 
 

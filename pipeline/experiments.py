@@ -23,6 +23,7 @@ from pipeline.families import (
     STACNNConfig,
     STANetConfig,
     VideoNetworkConfig,
+    WhereWhenConfig,
 )
 from pipeline.sections import Count, Fraction, Name, Positive, Scale, Section
 
@@ -187,7 +188,7 @@ class ExperimentConfig(Section):
     @model_validator(mode="after")
     def _every_snippet(self) -> Self:
         """Without a number of test snippets there are as many as a video has room for."""
-        if self.sampling.test_segments is None and isinstance(self.model, ImageNetworkConfig):
+        if self.sampling.test_segments is None and isinstance(self.model, ImageNetworkConfig | WhereWhenConfig):
             raise ValueError(
                 f"sampling.test_segments null is for clips; give a number of snippets for {self.model.family}"
             )
@@ -308,14 +309,14 @@ def _check_features(name: str, one: ExperimentConfig, source: ExperimentConfig) 
         raise ValueError(
             f"{name} reads features of {one.features}, a {source.model.family}; {one.model.family} takes {wanted}"
         )
-    for what in ("snippet", "stride"):
-        own, other = getattr(one.sampling, what), getattr(source.sampling, what)
+    for what, own, other in (
+        ("sampling.snippet", one.sampling.snippet, source.sampling.snippet),
+        ("modality", one.modality, source.modality),
+    ):
         if own != other:
             raise ValueError(
-                f"{name} reads features of {one.features}, whose sampling.{what} is {other} and not {own}; make it so"
+                f"{name} reads features of {one.features}, whose {what} is {other} and not {own}; make it so"
             )
-    if one.modality != source.modality:
-        raise ValueError(f"{name} reads features of {one.features}, whose modality is {source.modality}; make it so")
 
 
 def _check_teacher(name: str, one: ExperimentConfig, teacher: ExperimentConfig) -> None:

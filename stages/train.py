@@ -32,6 +32,7 @@ from pipeline.config import ComputeConfig, ExperimentConfig, OptimConfig, canoni
 from pipeline.dataset.digests import file_digest
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.plan import training_part
+from pipeline.families import ImageNetworkConfig
 from pipeline.learning.batches import loaders
 from pipeline.learning.history import Row, Timed, epoch_line, history_table
 from pipeline.learning.job import (
@@ -49,6 +50,9 @@ from pipeline.learning.readers import FeatureIndex, Index, index_argument, read_
 from pipeline.learning.schedule import is_test_epoch, lr_factor
 from pipeline.stores.publish import write_text
 from pipeline.stores.sharing import Sharing
+
+KERAS_RHO = 0.9
+"""How RMSprop forgets in Keras, with which JSTA was published; torch's own is 0.99."""
 
 
 def train(
@@ -300,14 +304,16 @@ def train_epoch(
 def make_optimizer(model: nn.Module, *, experiment: ExperimentConfig) -> torch.optim.Optimizer:
     """The optimizer; a group's own rate is in ``initial_lr``.
 
-    No decay on biases and BatchNorm. TSN's learning-rate multipliers belong to fine-tuning: without a pretrained file
-    all parameters have the same rate, with ``initial`` too, because a convolution that has been trained on this very
-    input has no averaged colours to make up for. What ``train_only`` does not name is frozen.
+    No decay on biases and BatchNorm. TSN's learning-rate multipliers belong to fine-tuning of image networks: without a
+    pretrained file all parameters have the same rate, with ``initial`` too, because a convolution that has been trained
+    on this very input has no averaged colours to make up for; and so have networks of clips, as in their papers' code.
+    What ``train_only`` does not name is frozen.
 
     Raises:
         ValueError: ``train_only`` names no parameter.
     """
-    optim, tuning = experiment.optim, experiment.pretrained is not None
+    optim = experiment.optim
+    tuning = experiment.pretrained is not None and isinstance(experiment.model, ImageNetworkConfig)
     if optim.train_only is not None:
         _freeze_others(model, optim.train_only)
     modality = "rgb" if experiment.modality == "frames" else experiment.modality
@@ -324,7 +330,7 @@ def make_optimizer(model: nn.Module, *, experiment: ExperimentConfig) -> torch.o
         case "adamw":
             return torch.optim.AdamW(groups)
         case "rmsprop":
-            return torch.optim.RMSprop(groups)
+            return torch.optim.RMSprop(groups, alpha=KERAS_RHO)
 
 
 def _freeze_others(model: nn.Module, parts: Sequence[str]) -> None:
