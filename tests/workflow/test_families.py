@@ -37,13 +37,6 @@ EXPERIMENTS: dict[str, Any] = {
         "sampling": CLIPS,
         "optim": {**OPTIM, "optimizer": "rmsprop"},
     },
-    "without": {
-        "modality": "frames",
-        "features": "clips",
-        "model": {"family": "jsta_temporal", "temporal": "none"},
-        "sampling": CLIPS,
-        "optim": OPTIM,
-    },
     "teacher": {"modality": "flow", "model": PLAIN, "sampling": CLIPS, "optim": OPTIM},
     "student": {
         "modality": "frames",
@@ -60,7 +53,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Proj
     """A project in which every family has run once. Do not change it: copy it."""
     project = make_project(tmp_path_factory.mktemp("families") / "base", root)
     path = project.folder / "config.yaml"
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"experiments": EXPERIMENTS}))
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"experiments": EXPERIMENTS, "shards": 1}))
     return project, project.run(target="train_all")
 
 
@@ -70,6 +63,16 @@ def change(project: Project, experiment: str, **sections: dict[str, Any]) -> Non
     for section, values in sections.items():
         config["experiments"][experiment][section] |= values
     path.write_text(yaml.safe_dump(config))
+
+
+def features_of(project: Project, *, whole: bool) -> str:
+    """The receipt of the features of whole frames or of clips, as a target."""
+    (found,) = (
+        path
+        for path in project.work.glob("receipts/features-*/*/*.json")
+        if (json.loads(path.read_text())["parameters"]["test_crops"] == "whole") == whole
+    )
+    return str(found.relative_to(project.folder))
 
 
 def made(project: Project) -> Counter[str]:
@@ -87,15 +90,13 @@ def arrays(project: Project) -> dict[str, bytes]:
 
 def test_every_family_runs_once_and_never_again(finished: tuple[Project, Run]) -> None:
     project, first = finished
-    shards = len(json.loads((project.work / "plan/shards.json").read_text()))
     jobs = {name: count for name, count in first.jobs.items() if name.startswith(("train_", "predict_", "features_"))}
     trained = {f"{kind}_{name}": 1 for kind in ("train", "predict") for name in EXPERIMENTS}
-    # heads that read the same features share them
-    assert jobs == {**trained, "features_where": shards, "features_over_clips": shards}
+    assert jobs == {**trained, "features_where": 1, "features_over_clips": 1}
     assert made(project) == Counter({"where": 8, "over_clips": 8})
     results = json.loads((project.work / "results.json").read_text())
     assert {row["experiment"] for row in results["runs"]} == {*EXPERIMENTS, "fused", "baseline"}
-    assert project.run(target="train_all").jobs == Counter()
+    assert project.run("-n", target="train_all").jobs == Counter()
 
 
 def test_scores_of_heads_are_of_the_frames_that_the_features_are_of(finished: tuple[Project, Run]) -> None:
@@ -105,10 +106,23 @@ def test_scores_of_heads_are_of_the_frames_that_the_features_are_of(finished: tu
     assert found.positions.tolist() == [[1, 3, 5]] * 2  # the middles of three parts of six frames
     assert found.maps is not None
     assert found.maps.shape == (2, 3, 2, 2)
-    np.testing.assert_array_equal(found.view, [[0, 0, 1, 1]] * 2)
-    for clips in project.work.glob("runs/frames-jsta_temporal-*/*/scores-*.npz"):
-        assert read_scores(clips).positions.tolist() == [[0]] * 2  # one clip of four fits six frames
-        np.testing.assert_allclose(read_scores(clips).weights, 1.0)
+    assert found.view is not None
+    assert found.view.tolist() == [[0, 0, 1, 1]] * 2
+    (clips,) = project.work.glob("runs/frames-jsta_temporal-*/*/scores-*.npz")
+    assert read_scores(clips).positions.tolist() == [[0]] * 2  # one clip of four fits six frames
+    np.testing.assert_allclose(read_scores(clips).weights, 1.0)
+
+
+def test_what_each_change_would_run(finished: tuple[Project, Run], tmp_path: Path) -> None:
+    """Heads that read the same features share them; a head that changes reads what is there."""
+    project = finished[0].copy(tmp_path / "project")
+    config = yaml.safe_load((project.folder / "config.yaml").read_text())
+    another = {**EXPERIMENTS["over_clips"], "model": {"family": "jsta_temporal", "temporal": "none"}}
+    config["experiments"] |= {"without": another}
+    config["experiments"]["where"]["model"] |= {"lambda_tv": 0.1}
+    (project.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    heads = {f"{kind}_{name}": 1 for kind in ("train", "predict") for name in ("without", "where")}
+    assert project.run("-n", target="train_all").jobs == Counter({**heads, "evaluate": 1, "report": 1})
 
 
 def test_a_label_edit_computes_no_features_of_a_network_that_it_does_not_change(
@@ -117,10 +131,11 @@ def test_a_label_edit_computes_no_features_of_a_network_that_it_does_not_change(
     project = finished[0].copy(tmp_path / "project")
     before = arrays(project)
     project.write_rows(["".join(project.rows()).replace("bars0.avi,bars", "bars0.avi,fractal")])
-    run = project.run(target="train_all")
-    assert run.jobs["train_kept"] == run.jobs["train_where"] == 1
-    assert made(project)["where"] == 0  # what no epoch has trained is the same network
-    assert made(project)["over_clips"] == 8  # what has been trained on the labels is another
+    run = project.run("--until", "features_where", "features_over_clips", target="train_all")
+    jobs = ("manifest", "train_kept", "train_clips", "features_where", "features_over_clips")
+    assert run.jobs == Counter(dict.fromkeys(jobs, 1))
+    # what no epoch has trained is the same network; what has been trained on the labels is another
+    assert made(project) == Counter({"where": 0, "over_clips": 8})
     after = arrays(project)
     assert all(after[name] == data for name, data in before.items())
 
@@ -129,48 +144,40 @@ def test_a_new_checkpoint_computes_its_features_again_and_no_others(
     finished: tuple[Project, Run], tmp_path: Path
 ) -> None:
     project = finished[0].copy(tmp_path / "project")
+    receipts = {features_of(project, whole=whole) for whole in (True, False)}
     count = len(arrays(project))
     change(project, "clips", optim={"lr": 0.005})
-    run = project.run(target="train_all")
-    assert run.jobs["train_clips"] == run.jobs["train_over_clips"] == run.jobs["train_without"] == 1
-    assert run.jobs["train_kept"] == run.jobs["train_where"] == run.jobs["features_where"] == 0
+    planned = project.run("-n", target="train_all")
+    (new,) = set(re.findall(r"work/receipts/features-\S+json", planned.output)) - receipts
+    assert project.run(target=new).jobs == Counter({"train_clips": 1, "features_over_clips": 1})
     assert made(project)["over_clips"] == 8
     assert len(arrays(project)) == count + count // 2
     change(project, "clips", optim={"lr": OPTIM["lr"]})
-    assert project.run(target="train_all").jobs == Counter({"evaluate": 1, "report": 1})
-
-
-def test_a_head_that_changes_reads_what_is_there(finished: tuple[Project, Run], tmp_path: Path) -> None:
-    project = finished[0].copy(tmp_path / "project")
-    change(project, "where", model={"lambda_tv": 0.1})
-    run = project.run(target="train_all")
-    assert run.jobs == Counter({"train_where": 1, "predict_where": 1, "evaluate": 1, "report": 1})
+    assert project.run("-n", target="train_all").jobs == Counter()
 
 
 def test_damaged_features_are_named_and_made_again(finished: tuple[Project, Run], tmp_path: Path) -> None:
     project = finished[0].copy(tmp_path / "project")
     before = arrays(project)
-    key = key_of(project, "bars0", whole=True)
+    key = key_of(project, "bars0")
     (shard,) = (path for path in (project.work / f"stores/features/{key[:2]}/{key}/c").rglob("*") if path.is_file())
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 1
     shard.write_bytes(data)
     change(project, "where", model={"lambda_tv": 0.1})
-    assert project.run(target="train_all", check=False).returncode != 0
+    planned = project.run("-n", target="train_all")
+    (model,) = set(re.findall(r"work/runs/frames-where_when\S+model.pt", planned.output))
+    assert project.run(target=model, check=False).returncode != 0
     (log,) = (project.work / "logs/train").glob("where-*.log")
-    assert f"features {key}" in log.read_text()
+    assert key in log.read_text()
     assert "damaged" in log.read_text()
-    project.run(target="train_all")
+    assert project.run(target=model).jobs == Counter({"features_where": 1, "train_where": 1})
     assert made(project)["where"] == 1
     assert arrays(project) == before
 
 
-def key_of(project: Project, video: str, *, whole: bool) -> str:
-    """Of the features of a video, of whole frames or of clips."""
-    for path in project.work.glob("receipts/features-*/*/*.json"):
-        receipt = json.loads(path.read_text())
-        if (receipt["parameters"]["test_crops"] == "whole") == whole:
-            for name, facts in receipt["videos"].items():
-                if video in name:
-                    return str(facts["key"])
-    raise AssertionError(f"no features of {video}")
+def key_of(project: Project, video: str) -> str:
+    """Of the features of the frames of a video."""
+    receipt = json.loads((project.folder / features_of(project, whole=True)).read_text())
+    (key,) = (facts["key"] for name, facts in receipt["videos"].items() if video in name)
+    return str(key)
