@@ -309,9 +309,11 @@ def _check_features(name: str, one: ExperimentConfig, source: ExperimentConfig) 
         raise ValueError(
             f"{name} reads features of {one.features}, a {source.model.family}; {one.model.family} takes {wanted}"
         )
+    size = one.sampling.input_size, source.sampling.input_size
     for what, own, other in (
         ("sampling.snippet", one.sampling.snippet, source.sampling.snippet),
         ("modality", one.modality, source.modality),
+        *([("sampling.input_size", *size)] if clips else []),
     ):
         if own != other:
             raise ValueError(

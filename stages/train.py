@@ -87,6 +87,8 @@ def train(
     """
     begin = begin or Beginning()
     begin.check(experiment)
+    if (experiment.mars is None) != (beside is None):
+        raise ValueError("MARS sees flow beside frames, other trainings do not; give the index of flow with --teacher")
     fabric = start(compute, devices=compute.devices, precision=compute.precision)
     clips, test_clips = _clips(manifest, index, split=split, fabric=fabric, beside=beside)
     keywords = model_keywords(experiment, num_classes=len(manifest.classes), feature_shape=feature_shape(index))
@@ -100,7 +102,7 @@ def train(
         keywords=keywords,
         classes=manifest.classes,
         fingerprint=fingerprint(
-            clips, index, experiment=experiment, compute=compute, split=split, seed=seed, begin=begin
+            clips, index, experiment=experiment, compute=compute, split=split, seed=seed, begin=begin, beside=beside
         ),
     )
     history, state = saved.read(model, fabric)
@@ -375,6 +377,7 @@ def fingerprint(
     split: str,
     seed: int,
     begin: Beginning,
+    beside: Index | None,
 ) -> str:
     """A hash of everything that decides the weights, but for the machine."""
     pretrained = experiment.pretrained
@@ -384,6 +387,7 @@ def fingerprint(
         "experiment": training_part(experiment),
         "pretrained": file_digest(pretrained) if pretrained else None,
         **begin.digests(),
+        **({"beside": [beside["videos"][clip.id]["key"] for clip in clips]} if beside else {}),
         "precision": compute.precision,
         "split": split,
         "seed": seed,
@@ -431,8 +435,11 @@ def _clips(
     for part in ("train", "test"):
         clips, left_out = select(manifest, index, split=split, part=part)
         if beside is not None and part == "train":
-            left_out += [clip.id for clip in clips if clip.id not in beside["videos"]]
+            without = [clip.id for clip in clips if clip.id not in beside["videos"]]
             clips = [clip for clip in clips if clip.id in beside["videos"]]
+            if without:
+                told = f"{len(without)} {part} videos have no {beside['stage']} and are left out: {', '.join(without)}"
+                log(fabric, told)
         if left_out:
             log(
                 fabric,

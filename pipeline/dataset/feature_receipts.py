@@ -36,12 +36,14 @@ class FeatureReceipt:
         """Read what ``write`` wrote.
 
         Raises:
-            ValueError: the file is not such a receipt.
+            ValueError: the file is missing or not such a receipt.
         """
         try:
             values = json.loads(path.read_text())
             if values.pop("stage") != "features":
                 raise KeyError("stage")
             return cls(**values)
+        except FileNotFoundError:
+            raise ValueError(f"there is no receipt of features {path}; run the features stage first") from None
         except (AttributeError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError):
             raise ValueError(f"{path} is not a receipt of features; delete it and run again") from None

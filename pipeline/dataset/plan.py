@@ -135,7 +135,7 @@ def training_part(experiment: ExperimentConfig) -> dict[str, Any]:
     """
     excluded: dict[str, Any] = dict.fromkeys(("weight", "splits", "paper", "initial", "features", "prediction"), True)
     if experiment.features is None:
-        excluded |= {"sampling": {"test_segments", "test_crops", "test_scale"}}
+        excluded |= {"sampling": {"test_segments", "test_crops"}}
     else:  # of features the training sees what testing sees; they have a recipe of their own
         excluded |= {"sampling": True}
     excluded |= {"mars": {"teacher"} if experiment.mars else True}
@@ -250,7 +250,7 @@ def _pairs(folder: Path) -> str:
 
 def predicting_part(experiment: ExperimentConfig) -> dict[str, Any]:
     """The settings of an experiment that its scores depend on, given the trained model."""
-    part = experiment.sampling.model_dump(include={"test_segments", "test_crops", "test_scale"})
+    part = experiment.sampling.model_dump(include={"test_segments", "test_crops"})
     unheard = {"model": {"kind", "top", "normalise"}, "average": {"kind", "top"}, "dcw": {"kind"}}[experiment.predicts]
     prediction = experiment.prediction.model_dump(exclude=unheard)
     return part | {"prediction": experiment.predicts, **prediction}

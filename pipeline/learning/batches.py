@@ -18,7 +18,7 @@ from pipeline.learning.features import (
     open_features,
 )
 from pipeline.learning.loader import Clip, ScoringSnippets, TrainingBatches, TrainingSnippets, collate
-from pipeline.learning.readers import FeatureIndex, Index, Reader, open_reader
+from pipeline.learning.readers import FeatureIndex, FieldsOfFrames, Index, Reader, open_reader
 from pipeline.stores.sharing import Sharing
 
 SNIPPETS_AT_ONCE = 64
@@ -53,7 +53,9 @@ def loaders(
             feature_testing_batches(clips[1], store, **settings),
         )
     reader = open_reader(index, sharing=sharing, by="train")
-    other = open_reader(beside, sharing=sharing, by="train") if beside else None
+    other = (
+        None if beside is None else FieldsOfFrames(open_reader(beside, sharing=sharing, by="train"), beside["videos"])
+    )
     return (
         training_batches(clips[0], reader, batches, beside=other, **settings),
         testing_batches(clips[1], reader, **settings),
@@ -110,7 +112,7 @@ def testing_batches(
         segments=sampling.segments,
         stride=sampling.stride,
         short=sampling.short,
-        crops="whole" if sampling.test_crops == "whole" else 1,
+        crops=1,
         scale=sampling.test_scale,
         chunk=sampling.segments,
     )

@@ -35,13 +35,17 @@ PADDING = -1
 """Position of a clip that is none."""
 
 
-def read_feature_index(folder: Path) -> FeatureIndex:
+def read_feature_index(folder: Path, *, shards: Sequence[str]) -> FeatureIndex:
     """Gather the receipts of the features stage in a folder, one for each shard.
 
+    Args:
+        folder: of the receipts; those of shards that the plan no longer has may lie there too.
+        shards: names of the plan's.
+
     Raises:
-        ValueError: there is none, one is no receipt, they are of different networks, or there is no video.
+        ValueError: one is missing or no receipt, they are of different networks, or there is no video.
     """
-    receipts = [FeatureReceipt.read(path) for path in sorted(folder.glob("[!.]*.json"))]
+    receipts = [FeatureReceipt.read(folder / f"{shard}.json") for shard in shards]
     videos = {video: facts for receipt in receipts for video, facts in sorted(receipt.videos.items())}
     if not videos:
         raise ValueError(f"there are no features in the receipts of {folder}; run the features stage first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--compute", type=section_argument(ComputeConfig), required=True, help="where it runs, as JSON")
     parser.add_argument("--features", type=Path, nargs="?", help="folder of the receipts of the features it reads")
+    parser.add_argument("--shards", type=Path, help="with --features, the plan's shards.json")
     parser.add_argument("--split", required=True, help="name of the split")
     add_store_arguments(parser)
 
@@ -48,9 +50,12 @@ def read_source(arguments: argparse.Namespace) -> Index | FeatureIndex:
     experiment: ExperimentConfig = arguments.experiment
     if experiment.features is None:
         return read_index(arguments.index, stage=experiment.modality)
-    if arguments.features is None:
-        raise ValueError(f"{experiment.model.family} reads features; give the folder of their receipts by --features")
-    return read_feature_index(arguments.features)
+    if arguments.features is None or arguments.shards is None:
+        raise ValueError(
+            f"{experiment.model.family} reads features; give the folder of their receipts by --features and the plan's "
+            "shards.json by --shards"
+        )
+    return read_feature_index(arguments.features, shards=json.loads(arguments.shards.read_text()))
 
 
 def feature_shape(index: Index | FeatureIndex) -> tuple[int, ...] | None:

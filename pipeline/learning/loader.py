@@ -112,9 +112,14 @@ class TrainingSnippets(Dataset[Snippets]):
         positions = draw(clip.frames, snippet=self.snippet, segments=self.segments, rng=rng, stride=self.stride)
         indices = sampling.snippet_indices(positions, self.snippet, clip.frames, stride=self.stride, short=self.short)
         images = _stacked(self.reader.read(clip.id, indices))
-        if self.beside is not None:  # from the last frame no field leads on
-            fields = self.beside.read(clip.id, np.minimum(indices, max(clip.frames - 2, 0)))
-            images = torch.cat([images, _stacked(fields)], dim=1)
+        if self.beside is not None:
+            fields = _stacked(self.beside.read(clip.id, indices))
+            if fields.shape[-2:] != images.shape[-2:]:
+                raise ValueError(
+                    f"the video {clip.id!r} has flow of {tuple(fields.shape[-2:])} pixels beside frames of "
+                    f"{tuple(images.shape[-2:])}; store both in one size"
+                )
+            images = torch.cat([images, fields], dim=1)
         height, width = images.shape[-2:]
         view = transforms.draw_view(
             height, width, size=self.size, scales=self.scales, flip=self.flip, rng=rng, places=self.places

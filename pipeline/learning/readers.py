@@ -137,6 +137,18 @@ class FlowReader:
 
 
 @dataclass(frozen=True)
+class FieldsOfFrames:
+    """Flow by the number of the frame that a field leads from; the last frames, from which none does, have the last."""
+
+    reader: Reader
+    videos: dict[str, dict[str, Any]]
+
+    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(N, n) frame numbers -> (N, n, 2, H, W)."""
+        return self.reader.read(video_id, np.minimum(indices, self.videos[video_id]["frames"] - 1))
+
+
+@dataclass(frozen=True)
 class NotingReader:
     """Names the video in an error about damage, and leaves a note of it; in whatever process it reads."""
 

@@ -25,11 +25,12 @@ def lr_factor(epoch: int, *, optim: OptimConfig, losses: Sequence[float]) -> flo
 def plateaus(losses: Sequence[float], *, patience: int) -> int:
     """How often the loss has not fallen for more than ``patience`` epochs, as torch's ReduceLROnPlateau counts.
 
-    The papers look at a validation loss. Here that would be the test videos', so it is the training loss.
+    The papers look at a validation loss. Here that would be the test videos', so it is the training loss. Losses below
+    zero, as Where-and-When's contrast has them, must fall too; to torch's relative threshold they always do.
     """
     lowest, waited, found = math.inf, 0, 0
     for loss in losses:
-        fell = loss < lowest * (1 - 1e-4)
+        fell = loss < lowest * (1 - math.copysign(1e-4, lowest))
         lowest, waited = (loss, 0) if fell else (lowest, waited + 1)
         if waited > patience:
             found, waited = found + 1, 0

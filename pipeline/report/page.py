@@ -36,6 +36,7 @@ from pipeline.report.summaries import (
     row_shares,
     sample_videos,
 )
+from pipeline.report.wording import scored_text
 
 SAMPLES = 8
 ATTENTION_VIDEOS = 6
@@ -153,7 +154,7 @@ def _curves(inputs: Inputs) -> list[dict[str, Any]]:
                     "name": name,
                     "runs": len(runs),
                     "charts": [("Loss", loss), ("Accuracy (top-1)", accuracy)],
-                    "note": f"{_pace([run.history for run in runs])}. {_scored(inputs, name)}",
+                    "note": f"{_pace([run.history for run in runs])}. {scored_text(inputs.config.experiments[name])}",
                 }
             )
     return cards
@@ -189,13 +190,6 @@ def _pace(histories: Sequence[dict[str, list[float]]]) -> str:
     epochs = sum(len(history["epoch"]) for history in histories)
     share = f", {percent(waited / spent)}% of it waiting for data" if spent else ""
     return f"{len(histories[0]['epoch'])} epochs of {seconds(spent / epochs)}{share}"
-
-
-def _scored(inputs: Inputs, name: str) -> str:
-    """Why the last point of the curve need not be the accuracy of the results."""
-    sampling = inputs.config.experiments[name].sampling
-    tested = "all there are" if sampling.test_segments is None else sampling.test_segments
-    return f"Test videos are scored on {sampling.segments} snippets here, on {tested} for the results."
 
 
 def _lines(runs: Sequence[Run], quantity: str) -> list[Line]:

@@ -31,6 +31,15 @@ def model_text(experiment: ExperimentConfig) -> str:
     return "; ".join([*words, *_prediction_text(experiment)])
 
 
+def scored_text(experiment: ExperimentConfig) -> str:
+    """Why the last point of the curve of training need not be the accuracy of the results."""
+    sampling = experiment.sampling
+    if experiment.features is not None:
+        return "Test videos are scored on the same features here as for the results."
+    tested = "all there are" if sampling.test_segments is None else sampling.test_segments
+    return f"Test videos are scored on {sampling.segments} snippets here, on {tested} for the results."
+
+
 def _network_text(experiment: ExperimentConfig) -> list[str]:
     model, segments = experiment.model, experiment.sampling.segments
     match model:
@@ -46,7 +55,8 @@ def _network_text(experiment: ExperimentConfig) -> list[str]:
         case STANetConfig():
             return [_backbone_text(model), _modules_text(model)]
         case WhereWhenConfig():
-            return [f"ConvLSTM of {model.hidden}, N = {segments}", *_mask_text(model)]
+            read = experiment.sampling.test_segments  # features are of the same frames in training and in testing
+            return [f"ConvLSTM of {model.hidden}, N = {read}", *_mask_text(model)]
 
 
 def _backbone_text(model: VideoNetworkConfig) -> str:
@@ -106,8 +116,10 @@ def _sampling_text(experiment: ExperimentConfig) -> list[str]:
     stride = f"stride {sampling.stride}"
     if isinstance(experiment.model, ATWConfig | STACNNConfig | WhereWhenConfig):
         return [stride] if sampling.stride > 1 else []
-    clips = f"{sampling.segments} clip{'s' if sampling.segments > 1 else ''} of {sampling.snippet} {what}"
     tested = "all" if sampling.test_segments is None else str(sampling.test_segments)
+    if isinstance(experiment.model, JSTATemporalConfig):  # as in training
+        return [", ".join([f"{tested} clips of {sampling.snippet} {what}", *([stride] if sampling.stride > 1 else [])])]
+    clips = f"{sampling.segments} clip{'s' if sampling.segments > 1 else ''} of {sampling.snippet} {what}"
     return [", ".join([clips, *([stride] if sampling.stride > 1 else []), f"{tested} in testing"])]
 
 

@@ -118,7 +118,7 @@ for name in first_with_each(TRAIN):
         shell:
             "{PYTHON} -m stages.train --manifest {input.manifest:q} --index {input.index:q}"
             " --initial {input.initial:q} --san {input.san:q} --teacher {input.teacher:q} --beside {params.beside:q}"
-            " --features {params.features:q} {TOLD:{rule}.} --compute {COMPUTE:q}"
+            " --features {params.features:q} --shards {PLAN:q}/shards.json {TOLD:{rule}.} --compute {COMPUTE:q}"
             " --split {wildcards.split} --seed {wildcards.seed} {SHARING} --out {params.folder:q} 2> {log:q}"
 
 
@@ -146,7 +146,7 @@ for name in first_with_each({name: scores_file(name) for name in CONFIG.experime
             features=features_folder(name) if name in FEATURES else [],
         shell:
             "{PYTHON} -m stages.predict --manifest {input.manifest:q} --index {input.index:q} --checkpoint {input.model:q}"
-            " --features {params.features:q} {TOLD:{rule}.} --compute {COMPUTE:q}"
+            " --features {params.features:q} --shards {PLAN:q}/shards.json {TOLD:{rule}.} --compute {COMPUTE:q}"
             " --split {wildcards.split} {SHARING} --out {output:q} 2> {log:q}"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.dataset.feature_receipts import FeatureReceipt
-from pipeline.dataset.plan import features_recipe, stage_recipes, train_recipes
+from pipeline.dataset.plan import features_recipe, read_shards, stage_recipes, train_recipes
 from pipeline.stores.inventory import Need
 
 
@@ -28,15 +28,18 @@ def feature_recipes(config: Config) -> set[str]:
 
 
 def feature_needs(config: Config) -> list[Need]:
-    """Features that receipts of the configuration's heads name, of all their splits and seeds.
+    """Features that receipts of the configuration's heads name, of all their splits and seeds and of today's shards.
 
     Raises:
         ValueError: a checkpoint that an experiment begins with cannot be read, or a receipt is none.
     """
+    recipes = sorted(feature_recipes(config))
+    shards = set(read_shards(config.work_dir / "plan")) if recipes else set()
     return [
         Need("features", video, facts["key"], path.stem)
-        for recipe in sorted(feature_recipes(config))
+        for recipe in recipes
         for path in sorted(config.work_dir.glob(f"receipts/features-{recipe}/*/[!.]*.json"))
+        if path.stem in shards
         for video, facts in FeatureReceipt.read(path).videos.items()
     ]
 

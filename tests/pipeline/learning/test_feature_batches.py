@@ -33,6 +33,9 @@ CLIPS = [Clip(video, label, count) for label, (video, count) in enumerate(LENGTH
 FABRIC = Fabric(accelerator="cpu", devices=1)
 
 
+SHARDS = ("00000", "00001")
+
+
 def features_of(video: str, *, maps: bool) -> np.ndarray:
     rng = np.random.default_rng(ord(video))
     count = 4 if maps else LENGTHS[video]
@@ -61,7 +64,7 @@ def experiment(family: str, *, batch_size: int = 2) -> ExperimentConfig:
 
 
 def reader(receipts: Path) -> FeatureReader:
-    return open_features(read_feature_index(receipts))
+    return open_features(read_feature_index(receipts, shards=SHARDS))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -119,8 +122,8 @@ def test_maps_of_different_numbers_cannot_be_read_together(tmp_path: Path) -> No
 
 def test_the_index_is_that_of_all_shards(tmp_path: Path) -> None:
     receipts = write(tmp_path)
-    (receipts / ".tmp-x.json").write_text("{")
-    index = read_feature_index(receipts)
+    (receipts / "00009.json").write_text("of a shard that the plan has no longer")
+    index = read_feature_index(receipts, shards=SHARDS)
     assert list(index["videos"]) == list(LENGTHS)
     assert (index["stage"], index["shape"], index["parameters"]) == ("features", (6,), PARAMETERS)
     assert Path(index["store"]) == tmp_path / "features"
@@ -132,17 +135,19 @@ def test_receipts_that_are_none_or_of_different_networks_are_refused(tmp_path: P
     whole = json.loads(path.read_text())
     path.write_text(json.dumps(whole | {"parameters": PARAMETERS | {"network": "m"}}))
     with pytest.raises(ValueError, match="are of different networks"):
-        read_feature_index(receipts)
+        read_feature_index(receipts, shards=SHARDS)
     path.write_text(json.dumps(whole | {"stage": "flow"}))
     with pytest.raises(ValueError, match="00001.json is not a receipt of features"):
-        read_feature_index(receipts)
+        read_feature_index(receipts, shards=SHARDS)
+    with pytest.raises(ValueError, match="there is no receipt of features .*00000.json; run the features stage first"):
+        read_feature_index(tmp_path / "none", shards=SHARDS)
     with pytest.raises(ValueError, match="there are no features in the receipts of"):
-        read_feature_index(tmp_path / "none")
+        read_feature_index(receipts, shards=[])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damage_leaves_a_note_and_names_the_video(tmp_path: Path, workers: int) -> None:
-    index = read_feature_index(write(tmp_path))
+    index = read_feature_index(write(tmp_path), shards=SHARDS)
     key = index["videos"]["d"]["key"]
     shard = FeatureStore(tmp_path / "features").path(key) / "c" / "0" / "0"
     data = bytearray(shard.read_bytes())

@@ -18,6 +18,7 @@ from pipeline.dataset.manifest import Manifest, Video
 from pipeline.learning import loader, sampling, transforms
 from pipeline.learning.augmentation import Augmented, cut
 from pipeline.learning.loader import Clip, ScoringSnippets, Snippets, TrainingBatches, TrainingSnippets, collate
+from pipeline.learning.readers import FieldsOfFrames
 
 LENGTHS = {"a": 30, "b": 3, "c": 17, "d": 60, "e": 9}
 SIZES = {"a": (20, 24), "b": (18, 30), "c": (20, 24), "d": (26, 21), "e": (20, 24)}
@@ -265,7 +266,8 @@ def test_every_clip_that_fits_is_scored_whatever_the_chunk() -> None:
 
 def test_flow_beside_frames_is_of_the_same_frames_and_mirrored_with_them() -> None:
     """From frame k leads field k; from the last none does, so the one before it stands again."""
-    both = training(reader=Numbered(3), beside=Numbered(2), snippet=4, segments=2, size=18, scales=(1.0,))
+    fields = FieldsOfFrames(Numbered(2), {name: {"frames": frames - 1} for name, frames in LENGTHS.items()})
+    both = training(reader=Numbered(3), beside=fields, snippet=4, segments=2, size=18, scales=(1.0,))
     for epoch in range(5):
         for number, clip in enumerate(CLIPS):
             item = both[epoch, number]

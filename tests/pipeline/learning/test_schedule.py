@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.config import OptimConfig
-from pipeline.learning.schedule import is_test_epoch, lr_factor
+from pipeline.learning.schedule import is_test_epoch, lr_factor, plateaus
 
 
 @pytest.mark.parametrize("schedule", ["step", "cosine"])
@@ -38,6 +38,12 @@ def test_plateaus_are_those_of_torch(patience: int) -> None:
         assert optim.lr * factor == pytest.approx(optimizer.param_groups[0]["lr"])
         reference.step(loss)
     assert optimizer.param_groups[0]["lr"] < optim.lr
+
+
+def test_losses_below_zero_reach_a_plateau_too() -> None:
+    assert plateaus([-0.05] * 20, patience=5) == plateaus([0.05] * 20, patience=5) == 3
+    assert plateaus([-0.01 * epoch for epoch in range(20)], patience=1) == 0
+    assert plateaus([0.1, 0.0, -0.1, -0.100001, -0.100002], patience=1) == 1
 
 
 def test_epochs_that_are_tested_are_ten_or_so_and_the_last() -> None:

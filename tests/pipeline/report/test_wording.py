@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import ExperimentConfig
-from pipeline.report.wording import fusion_text, model_text
+from pipeline.report.wording import fusion_text, model_text, scored_text
 
 
 @pytest.mark.parametrize(
@@ -108,26 +108,26 @@ def test_a_fusion_in_words() -> None:
             {"family": "jsta_temporal", "classifier": "moe"},
             {"snippet": 8, "stride": 2, "test_segments": None},
             "temporal attention, concat of directions; MOE of the avg of clips; "
-            "4 clips of 8 frames, stride 2, all in testing; features of source",
+            "all clips of 8 frames, stride 2; features of source",
         ),
         (
             {"family": "jsta_temporal", "temporal": "none", "classifier": "lstm"},
             {"snippet": 8, "test_segments": None},
-            "no attention; LSTM over clips; 4 clips of 8 frames, all in testing; features of source",
+            "no attention; LSTM over clips; all clips of 8 frames; features of source",
         ),
         (
             {"family": "jsta_temporal", "temporal": "keras_gate", "clip_pool": "concat", "clips": 5},
             {"snippet": 8, "test_segments": 5},
-            "temporal gate; FC of the concat of 5 clips; 4 clips of 8 frames, 5 in testing; features of source",
+            "temporal gate; FC of the concat of 5 clips; 5 clips of 8 frames; features of source",
         ),
         (
             {"family": "where_when"},
-            {"segments": 25},
+            {},
             "ConvLSTM of 512, N = 25; spatial mask; temporal attention, additive; features of source",
         ),
         (
             {"family": "where_when", "spatial": False, "temporal": "post_lstm", "lambda_unimodal": 0, "hidden": 32},
-            {"segments": 9, "stride": 2},
+            {"test_segments": 9, "stride": 2},
             "ConvLSTM of 32, N = 9; no spatial mask; temporal attention after the ConvLSTM; no loss of unimodality; "
             "stride 2; features of source",
         ),
@@ -136,6 +136,14 @@ def test_a_fusion_in_words() -> None:
 def test_a_head_in_words(model: dict[str, Any], sampling: dict[str, Any], text: str) -> None:
     given = {"modality": "frames", "features": "source", "model": model, "sampling": sampling}
     assert model_text(ExperimentConfig.model_validate(given)) == text
+
+
+def test_a_head_is_scored_on_the_same_features_in_training_and_in_testing() -> None:
+    sampling = {"segments": 3, "test_segments": 12}
+    one: dict[str, Any] = {"modality": "frames", "sampling": sampling}
+    head = {**one, "features": "source", "model": {"family": "where_when"}}
+    assert "scored on 3 snippets here, on 12 for" in scored_text(ExperimentConfig.model_validate(one))
+    assert "same features" in scored_text(ExperimentConfig.model_validate(head))
 
 
 def test_a_teacher_is_named() -> None:
