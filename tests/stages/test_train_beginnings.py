@@ -96,7 +96,8 @@ def test_a_model_of_another_split_seed_or_class_order_is_no_beginning(
 ) -> None:
     """On the command line; the workflow gives each training its own."""
     keywords = {"num_classes": 3, "modality": "flow", "in_channels": 2, "segments": 1, "dropout": 0.0}
-    file, given = tmp_path / "model.pt", {"classes": ("a", "b", "c"), "split": "split1", "seed": 0}
+    given: dict[str, Any] = {"classes": ("a", "b", "c"), "split": "split1", "seed": 0}
+    file, given["experiment"] = tmp_path / "model.pt", ExperimentConfig(modality="flow")
     extra = {"split": "split1", "seed": 0}
     save_checkpoint(file, model=build(**keywords), build=keywords, classes=("a", "b", "c"), extra=extra)
     fabric = Fabric(accelerator="cpu", devices=1)

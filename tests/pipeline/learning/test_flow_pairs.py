@@ -176,7 +176,7 @@ def test_videos_that_a_store_lacks_are_left_out() -> None:
 
 @pytest.mark.parametrize("parameters", [{"step": 2}, {"fps": 10.0}, {"size": [9, 9]}])
 def test_flow_of_other_frames_is_refused(parameters: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="a SAN learns the flow"):
+    with pytest.raises(ValueError, match="a SAN needs the flow"):
         paired_clips(manifest("a"), index("frames", a=5), index("flow", a=4, parameters=parameters), split="s")
 
 
