@@ -110,46 +110,19 @@ def train(
     if state is not None:
         optimizer.load_state_dict(state)
 
-    optim = experiment.optim
     batches = TrainingBatches(
         videos=len(clips),
-        batch_size=optim.batch_size,
-        epochs=range(len(history), optim.epochs),
+        batch_size=experiment.optim.batch_size,
+        epochs=range(len(history), experiment.optim.epochs),
         seed=seed,
         rank=fabric.global_rank,
         world=fabric.world_size,
     )
-    training, test_loader = loaders(
-        (clips, test_clips),
-        index,
-        batches,
-        beside=beside,
-        sharing=sharing,
-        experiment=experiment,
-        compute=compute,
-        fabric=fabric,
+    settings: dict[str, Any] = {"experiment": experiment, "compute": compute, "fabric": fabric}
+    streams = loaders((clips, test_clips), index, batches, beside=beside, sharing=sharing, **settings)
+    run_epochs(
+        model, wrapped, optimizer, streams, history, batches=batches, optim=experiment.optim, saved=saved, fabric=fabric
     )
-    stream = iter(training)
-    for epoch in batches.epochs:
-        torch.manual_seed(derived_seed(seed, "epoch", epoch, fabric.global_rank))
-        factor = lr_factor(epoch, optim=optim, losses=[row["train_loss"] or 0.0 for row in history])
-        row = train_epoch(
-            wrapped,
-            optimizer,
-            stream,
-            loss_of=model.loss,
-            epoch=epoch,
-            steps=batches.steps,
-            optim=optim,
-            factor=factor,
-            fabric=fabric,
-        )
-        if is_test_epoch(epoch, epochs=optim.epochs):
-            row["test_top1"] = accuracy(model, test_loader, fabric=fabric)
-        history.append(row)
-        log(fabric, epoch_line(row, epochs=optim.epochs))
-        if fabric.is_global_zero:
-            saved.write(model, optimizer.state_dict(), history)
     if fabric.is_global_zero:
         extra = {"split": split, "seed": seed}
         save_checkpoint(out / "model.pt", model=model, build=keywords, classes=manifest.classes, extra=extra)
@@ -239,6 +212,52 @@ def _trained_alike(file: Path, *, classes: Sequence[str], split: str, seed: int)
         if found.extra.get(key) != wanted:
             raise ValueError(f"{file} was trained with {key} {found.extra.get(key)}, not {wanted}; give its own")
     return found.model
+
+
+def run_epochs(
+    model: Model,
+    wrapped: Any,
+    optimizer: Any,
+    streams: tuple[Iterable[Any], Iterable[Any]],
+    history: list[Row],
+    *,
+    batches: TrainingBatches,
+    optim: OptimConfig,
+    saved: Checkpoint,
+    fabric: Fabric,
+) -> None:
+    """Train through the epochs that are left; after each the row stands in ``history`` and the state in ``last.pt``.
+
+    Args:
+        model: the network itself, and ``wrapped`` and ``optimizer`` as Fabric has set them up.
+        streams: batches to train on and to test on.
+        history: rows of the epochs before.
+        batches: order of the videos, and which epochs are left.
+        optim: settings.
+        saved: where the state is kept.
+        fabric: the devices.
+    """
+    stream: Any = iter(streams[0])
+    for epoch in batches.epochs:
+        torch.manual_seed(derived_seed(batches.seed, "epoch", epoch, fabric.global_rank))
+        factor = lr_factor(epoch, optim=optim, losses=[row["train_loss"] or 0.0 for row in history])
+        row = train_epoch(
+            wrapped,
+            optimizer,
+            stream,
+            loss_of=model.loss,
+            epoch=epoch,
+            steps=batches.steps,
+            optim=optim,
+            factor=factor,
+            fabric=fabric,
+        )
+        if is_test_epoch(epoch, epochs=optim.epochs):
+            row["test_top1"] = accuracy(model, streams[1], fabric=fabric)
+        history.append(row)
+        log(fabric, epoch_line(row, epochs=optim.epochs))
+        if fabric.is_global_zero:
+            saved.write(model, optimizer.state_dict(), history)
 
 
 def train_epoch(
