@@ -71,16 +71,8 @@ def train(
     """Train and write ``model.pt`` and ``history.csv`` to ``out``; meanwhile ``last.pt`` there lets it continue.
 
     Args:
-        manifest: labels and splits.
         index: of what the experiment reads: its modality's store, or features.
-        experiment: its settings.
-        compute: where it runs.
-        split: whose training part is learnt.
-        seed: of weights, order and draws.
-        out: folder.
-        begin: trained weights.
         beside: with MARS, of the teacher's store.
-        sharing: of the stores.
 
     Raises:
         ValueError: the videos, the settings, the device or a file to begin with do not fit, or the loss is not finite.
