@@ -156,6 +156,7 @@ def test_a_new_checkpoint_computes_its_features_again_and_no_others(
     assert project.run("-n", target="train_all").jobs == Counter()
 
 
+@pytest.mark.slow  # each step of it is tested next to its code: notes, healing, the stage's second run
 def test_damaged_features_are_named_and_made_again(finished: tuple[Project, Run], tmp_path: Path) -> None:
     project = finished[0].copy(tmp_path / "project")
     before = arrays(project)
