@@ -137,15 +137,7 @@ def score(
         positions.append(np.concatenate([places.numpy() for _, places in parts]))
         if looks := [part.maps for part in found if part.maps is not None]:
             maps.append(torch.cat(looks).half().cpu().numpy())
-    return Scores(
-        ids=np.array([clip.id for clip in clips]),
-        logits=np.stack(logits),
-        weights=padded(weights, fill=0),
-        positions=padded(positions, fill=NO_SNIPPET),
-        classes=np.array(classes),
-        maps=padded(maps, fill=0) if maps else None,
-        view=view,
-    )
+    return _gathered(logits, weights, positions, maps, clips=clips, classes=classes, view=view)
 
 
 @torch.inference_mode()
@@ -170,14 +162,28 @@ def score_features(
     logits, weights, positions, maps = [], [], [], []
     for inputs, _, _, places in batches:
         output = model(*inputs)
-        logits.append(output.logits.cpu().numpy())
+        logits += list(output.logits.cpu().numpy())
         weights += list(output.weights.cpu().numpy())
         positions += list(places.numpy())
         if getattr(output, "masks", None) is not None:
             maps += list(output.masks.half().cpu().numpy())
+    return _gathered(logits, weights, positions, maps, clips=clips, classes=classes, view=view)
+
+
+def _gathered(
+    logits: list[Any],
+    weights: list[Any],
+    positions: list[Any],
+    maps: list[Any],
+    *,
+    clips: Sequence[Clip],
+    classes: Sequence[str],
+    view: NDArray[np.float32],
+) -> Scores:
+    """Scores of lists with an array for each video: (K,), (T,), (T,) and (T, h, w); no maps where there are none."""
     return Scores(
         ids=np.array([clip.id for clip in clips]),
-        logits=np.concatenate(logits),
+        logits=np.stack(logits),
         weights=padded(weights, fill=0),
         positions=padded(positions, fill=NO_SNIPPET),
         classes=np.array(classes),

@@ -102,7 +102,7 @@ def test_testing_gives_every_video_once_in_order(tmp_path: Path) -> None:
         fabric=FABRIC,
     )
     for _ in range(2):  # it is asked for after every tenth of the epochs
-        found = [batch for batch in batches]  # noqa: C416
+        found = list(iter(batches))
         assert [len(labels) for _, labels, _, _ in found] == [2, 2, 1]
         assert torch.cat([videos for _, _, videos, _ in found]).tolist() == [0, 1, 2, 3, 4]
         maps = torch.cat([inputs[0] for inputs, *_ in found])
