@@ -11,7 +11,11 @@ STA-CNN's RGB stream has a second trunk, the Spatial Attention Network (an eight
 tiny); its step alone is timed too: `san_cost` is its time over the bare backbone's, `overhead_over_both_trunks` what
 the rest of the model adds to the two. The 3D networks see one clip of 112 pixels a video: ResNeXt3D-101 as published,
 16 frames, with STA in layer4; Res3D-18 as published, 8 frames, with JSTA's block after res3b. An image is what the
-classifier sees of one snippet: a stack of flow, a frame, or a clip. The last line is one JSON object.
+classifier sees of one snippet: a stack of flow, a frame, or a clip.
+
+`utilisation` is the rate of a step's multiplications and additions (of convolutions and matrices, as torch counts
+them) over that of one large matrix product on the same device and thread, which is as fast as it gets: on a GPU the
+model FLOP utilisation against what the device reaches, not against its data sheet. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.backbones.convention import Normalise
 from models.build import BACKBONES, VIDEO_BACKBONES, build, build_backbone, build_video_backbone
@@ -42,6 +47,7 @@ CPU_VIDEOS = {"tiny": 24}
 FEW_CPU_VIDEOS, CUDA_VIDEOS = 2, 32
 ROUNDS = {"tiny": 21, "resnext3d101": 11, "res3d18": 11}  # short steps differ more, and little is looked for
 FEW_ROUNDS = 7
+MATRIX = 2048
 NOT_MEASURED = "not measured: there is no CUDA device"
 
 Step = Callable[[], None]
@@ -170,12 +176,33 @@ def interleaved(steps: dict[str, Step], *, rounds: int, device: torch.device) ->
     return seconds
 
 
-def compare(seconds: dict[str, list[float]], *, images: int) -> dict[str, dict[str, float]]:
-    """A row a model: images a second, and times relative to the bare backbone's."""
+def matrix_flops(*, device: torch.device) -> float:
+    """Operations a second of a product of large matrices: the best of some."""
+    a, b = torch.randn(2, MATRIX, MATRIX, device=device)
+    with FlopCounterMode(display=False) as counter:
+        a @ b
+    return counter.get_total_flops() / min(seconds_of(lambda: a @ b, device=device) for _ in range(ROUNDS["tiny"]))
+
+
+def step_flops(steps: dict[str, Step]) -> dict[str, int]:
+    """Operations of each step, counted while it runs."""
+    found = {}
+    for name, step in steps.items():
+        with FlopCounterMode(display=False) as counter:
+            step()
+        found[name] = counter.get_total_flops()
+    return found
+
+
+def compare(
+    seconds: dict[str, list[float]], *, images: int, flops: dict[str, int], peak: float
+) -> dict[str, dict[str, float]]:
+    """A row a model: images a second, utilisation, and times relative to the bare backbone's."""
     rows = {}
     for name, own in seconds.items():
         ratios = [mine / bare for mine, bare in zip(own, seconds["bare"], strict=True)]
         rows[name] = {"images_per_second": images / statistics.median(own)}
+        rows[name]["utilisation"] = flops[name] / statistics.median(own) / peak
         if name == "san":
             rows[name]["san_cost"] = statistics.median(ratios)
         elif name != "bare":
@@ -196,7 +223,9 @@ def inputs(backbone: str) -> list[tuple[str, int, int, Callable[[str, Tensor, Te
     return [("flow", SEGMENTS, FLOW_CHANNELS, flow_steps), ("rgb", SEGMENTS, RGB_CHANNELS, rgb_steps)]
 
 
-def measure(backbones: list[str], *, videos: int | None, rounds: int | None, device: torch.device) -> dict[str, Any]:
+def measure(
+    backbones: list[str], *, videos: int | None, rounds: int | None, device: torch.device, peak: float
+) -> dict[str, Any]:
     """Rows by backbone and modality; printed as they come."""
     result: dict[str, Any] = {}
     for backbone in backbones:
@@ -210,8 +239,10 @@ def measure(backbones: list[str], *, videos: int | None, rounds: int | None, dev
             torch.manual_seed(0)
             shape = (batch, snippets, channels, side, side)
             x = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-            seconds = interleaved(steps(backbone, x, labels), rounds=turns, device=device)
-            rows = compare(seconds, images=batch * snippets)
+            models = steps(backbone, x, labels)
+            flops = step_flops(models)
+            seconds = interleaved(models, rounds=turns, device=device)
+            rows = compare(seconds, images=batch * snippets, flops=flops, peak=peak)
             result[backbone][modality] = rows
             for name, row in rows.items():
                 numbers = ", ".join(f"{key} {value:.3f}" for key, value in row.items())
@@ -237,11 +268,13 @@ def main(argv: list[str] | None = None) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        backbones = measure(arguments.backbones, videos=arguments.videos, rounds=arguments.rounds, device=device)
+        peak = matrix_flops(device=device)
+        sizes: dict[str, Any] = {"videos": arguments.videos, "rounds": arguments.rounds}
+        backbones = measure(arguments.backbones, **sizes, device=device, peak=peak)
     finally:
         torch.set_num_threads(threads)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "one CPU core"
-    setting = {"device": name, "segments": SEGMENTS}
+    setting = {"device": name, "segments": SEGMENTS, "matrix_gflops": peak / 1e9}
     print(json.dumps({**setting, "torch": torch.__version__, "backbones": backbones}, sort_keys=True))
 
 

@@ -56,6 +56,10 @@ class OptimConfig(Section):
 
     epochs: int = Field(50, ge=0, description="passes over the training videos; 0 keeps what training begins with")
     batch_size: Count = Field(32, description="videos a step, over all devices")
+    shuffle: Literal["videos", "shards"] = Field(
+        "videos", description="shards: of frames, shard by shard, for disks and servers that are slow at random access"
+    )
+    shuffle_buffer: Count = Field(2048, description="of shards: videos among which their order is shuffled")
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = Field("sgd", description="sgd has momentum")
     lr: Positive = Field(0.001, description="initial learning rate")
     momentum: Fraction = Field(0.9, description="of sgd")
@@ -155,6 +159,12 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "model.partial_bn would freeze untrained statistics; give model.pretrained or initial, or use false"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shards_of_frames(self) -> Self:
+        if self.optim.shuffle == "shards" and (self.modality != "frames" or self.features is not None):
+            raise ValueError("optim.shuffle shards is for frames; flow and features do not lie in shards, use videos")
         return self
 
     @model_validator(mode="after")

@@ -203,14 +203,40 @@ class WarpedFlowConfig(FlowConfig):
         return self
 
 
+MOST_LOADERS = 4
+"""Loader processes of one GPU, unless more are asked for: some 2,000 videos a second of three frames or flow stacks."""
+
+
 class ComputeConfig(Section):
     """Where training runs. Not part of any artifact's key."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
     devices: Count = Field(1, description="devices a training job, with DDP when more than one")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="of training")
-    threads: Count = Field(1, description="CPU threads of one training job")
-    workers: int = Field(0, ge=0, description="loader processes of one training job; 0 loads in the job itself")
+    threads: Count = Field(1, description="CPU threads of one training job, a device")
+    workers: int | None = Field(
+        None, ge=0, description="loader processes, a device; 0: it loads itself; null: 0 for a CPU, up to 4 for a GPU"
+    )
+    accumulate: Count = Field(1, description="parts in which a device takes its share of a step, to need less memory")
+    channels_last: bool = Field(False, description="channels beside each other in memory; often faster in bf16 or 16")
+    compile: bool = Field(False, description="torch.compile for training: minutes at the start, then faster steps")
+    checkpoint_minutes: float = Field(5.0, ge=0.0, description="between two checkpoints within an epoch, at least")
+    frames_from: str | None = Field(
+        None, description="a copy of the folder of frame shards to read instead: a folder, s3:// or http(s)://"
+    )
+
+    def loader_processes(self, *, cuda: bool, cores: int) -> int:
+        """Loader processes of one device.
+
+        A CPU that trains has no core to spare, and a batch takes it a hundredth of a step. A GPU's step is short.
+
+        Args:
+            cuda: whether the device is a GPU.
+            cores: that the job may use on this machine.
+        """
+        if self.workers is not None:
+            return self.workers
+        return max(1, min(MOST_LOADERS, cores // self.devices - self.threads)) if cuda else 0
 
 
 class StoreConfig(Section):

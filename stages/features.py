@@ -33,7 +33,8 @@ from pipeline.dataset.plan import features_part
 from pipeline.families import ImageNetworkConfig
 from pipeline.learning.augmentation import Augmented
 from pipeline.learning.batches import flow_from, scoring_snippets
-from pipeline.learning.job import model_keywords, section_argument, start
+from pipeline.learning.devices import loader_options, start
+from pipeline.learning.job import model_keywords, section_argument
 from pipeline.learning.loader import Clip
 from pipeline.learning.readers import Index, open_reader, read_index
 from pipeline.learning.sampling import scoring_positions
@@ -151,11 +152,12 @@ def _features(
     """Id and array of each video, one video in memory at a time."""
     if not videos:
         return
-    fabric = start(compute, devices=1, precision="32-true")
+    fabric = start(compute, precision="32-true", alone=True)
     model.to(fabric.device).eval()
     clips = [Clip(video, 0, index["videos"][video]["frames"]) for video in videos]
-    dataset = scoring_snippets(clips, open_reader(index, sharing=sharing, by="features"), experiment=experiment)
-    loader: Any = DataLoader(dataset, batch_size=None, num_workers=compute.workers)
+    reader = open_reader(index, sharing=sharing, by="features", frames_from=compute.frames_from)
+    dataset = scoring_snippets(clips, reader, experiment=experiment)
+    loader: Any = DataLoader(dataset, batch_size=None, **loader_options(compute, fabric))
     size, flow = experiment.sampling.input_size, flow_from(experiment)
     items = Augmented(batches=loader, size=size, flow_from=flow, device=fabric.device)
     for number, chunks in groupby(items, key=lambda item: item[2]):

@@ -26,8 +26,9 @@ from pipeline.config import ComputeConfig, ExperimentConfig
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.learning.augmentation import Augmented
 from pipeline.learning.batches import flow_from, scoring_snippets
+from pipeline.learning.devices import loader_options, start
 from pipeline.learning.features import feature_testing_batches, open_features
-from pipeline.learning.job import add_arguments, feature_shape, model_keywords, read_source, start
+from pipeline.learning.job import add_arguments, feature_shape, model_keywords, read_source
 from pipeline.learning.loader import Clip, select
 from pipeline.learning.readers import FeatureIndex, Index, open_reader
 from pipeline.learning.scores import Scores, write_scores
@@ -62,7 +63,7 @@ def predict(
         print(line, file=sys.stderr)
     keywords = model_keywords(experiment, num_classes=len(manifest.classes), feature_shape=feature_shape(index))
     model = load_model(checkpoint, keywords=keywords, classes=manifest.classes, split=split)
-    fabric = start(compute, devices=1, precision="32-true")
+    fabric = start(compute, precision="32-true", alone=True)
     model.to(fabric.device)
     view = scored_views(index, clips, experiment=experiment)
     if isinstance(model, Head):
@@ -71,8 +72,9 @@ def predict(
         batches = feature_testing_batches(clips, store, experiment=experiment, compute=compute, fabric=fabric)
         return score_features(model, batches, clips=clips, classes=manifest.classes, view=view)
     assert index["stage"] != "features"
-    dataset = scoring_snippets(clips, open_reader(index, sharing=sharing, by="predict"), experiment=experiment)
-    loader: Any = DataLoader(dataset, batch_size=None, num_workers=compute.workers)
+    reader = open_reader(index, sharing=sharing, by="predict", frames_from=compute.frames_from)
+    dataset = scoring_snippets(clips, reader, experiment=experiment)
+    loader: Any = DataLoader(dataset, batch_size=None, **loader_options(compute, fabric))
     size, flow = experiment.sampling.input_size, flow_from(experiment)
     views = Augmented(batches=loader, size=size, flow_from=flow, device=fabric.device)
     items = track(views, total=len(dataset), label="predict", unit="item")

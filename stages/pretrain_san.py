@@ -1,8 +1,7 @@
 """Stage pretrain_san: teach a Spatial Attention Network to see motion, by predicting the flow between two frames.
 
 STA-CNN's equations (3) and (4), see ``models.flownet``. The targets are the own stores' flow, of the training videos of
-one split, or FlyingChairs'. Every epoch draws from a seed of its own, so a run that was killed continues to the same
-weights.
+one split, or FlyingChairs'. A run that was killed continues to the same weights.
 
 Shapes: B pairs, h w input size, k l size of the prediction.
 """
@@ -11,33 +10,33 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import math
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from models.checkpoint import load_state
-from models.flownet import FlowPredictor, endpoint_error, flow_loss, load_encoder, save_encoder
-from models.weights import read_torch_file, write_torch_file
+from models.flownet import FlowPredictor, Theta, endpoint_error, flow_loss, load_encoder, save_encoder
 from pipeline.config import ComputeConfig, SanConfig, canonical
 from pipeline.dataset.builders.flying_chairs import flying_chairs
 from pipeline.dataset.digests import file_digest
 from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.plan import san_part
+from pipeline.learning.clock import Clock, clocked
+from pipeline.learning.devices import loader_options, one_process_a_device, start
+from pipeline.learning.epochs import Seen, run_epochs, set_up
 from pipeline.learning.flow_pairs import ChairsPairs, FlowTargets, PairSource, StoredPairs, paired_clips
-from pipeline.learning.history import Row, Timed, history_table
-from pipeline.learning.job import log, progress, section_argument, start, total
-from pipeline.learning.loader import TrainingBatches, derived_seed
+from pipeline.learning.history import Row, history_table
+from pipeline.learning.job import log, section_argument
+from pipeline.learning.loader import TrainingBatches
+from pipeline.learning.order import derived_seed
 from pipeline.learning.readers import Index, open_reader, read_index
+from pipeline.learning.resume import LastState, progress_of
 from pipeline.learning.schedule import step_factor
 from pipeline.stores.publish import write_text
 from pipeline.stores.sharing import Sharing
@@ -58,7 +57,13 @@ class Pairs:
 
 
 def stored_pairs(
-    manifest: Manifest, frames: Index, flow: Index, *, split: str, sharing: Sharing | None = None
+    manifest: Manifest,
+    frames: Index,
+    flow: Index,
+    *,
+    split: str,
+    sharing: Sharing | None = None,
+    frames_from: str | None = None,
 ) -> Pairs:
     """Frames and flow of the training videos of a split.
 
@@ -67,7 +72,9 @@ def stored_pairs(
     """
     clips, left_out = paired_clips(manifest, frames, flow, split=split)
     indexes = {"frames": frames, "flow": flow}
-    frame_reader, flow_reader = (open_reader(index, sharing=sharing, by="san") for index in indexes.values())
+    frame_reader, flow_reader = (
+        open_reader(index, sharing=sharing, by="san", frames_from=frames_from) for index in indexes.values()
+    )
     source = StoredPairs(
         clips=clips, frames=frame_reader, flow=flow_reader, bound_px=float(flow["parameters"]["bound"])
     )
@@ -94,88 +101,65 @@ def pretrain(pairs: Pairs, *, san: SanConfig, compute: ComputeConfig, seed: int,
     """
     if san.encoder is not None and not san.encoder.is_file():
         raise ValueError(f"there is no checkpoint file {san.encoder}; correct model.san.encoder or set it to null")
-    fabric = start(compute, devices=compute.devices, precision=compute.precision)
+    fabric = start(compute, precision=compute.precision)
     if pairs.left_out:
         log(fabric, f"{len(pairs.left_out)} train videos lack frames or flow: {', '.join(pairs.left_out)}")
     torch.manual_seed(derived_seed(seed, "san"))
     model = FlowPredictor(width=san.width, last_pool_stride=san.last_pool_stride)
     if san.encoder is not None:
         log(fabric, str(load_encoder(model.san, san.encoder)))
-    optimizer: Any = make_optimizer(model, san=san)
-    last = Last(out / "last.pt", fingerprint(pairs, san=san, compute=compute, seed=seed))
-    history, state = last.read(model, fabric)
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    if state is not None:
-        optimizer.load_state_dict(state)
-
+    last = LastState(
+        out / "last.pt",
+        fingerprint=fingerprint(pairs, san=san, compute=compute, seed=seed),
+        settings={"san": san_part(san), "seed": seed},
+        minutes=compute.checkpoint_minutes,
+    )
+    found = last.read(fabric)
+    progress = progress_of(found, path=last.path, fabric=fabric)
     batches = TrainingBatches(
         videos=len(pairs.source),
         batch_size=san.batch_size,
-        epochs=range(len(history), san.epochs),
+        epochs=range(progress.epoch, san.epochs),
         seed=seed,
         rank=fabric.global_rank,
         world=fabric.world_size,
+        first_step=progress.step,
+        accumulate=compute.accumulate,
     )
-    stream = iter(_loader(pairs.source, batches, san=san, model=model, compute=compute, fabric=fabric))
-    for epoch in batches.epochs:
-        row = train_epoch(wrapped, optimizer, stream, epoch=epoch, steps=batches.steps, san=san, fabric=fabric)
-        history.append(row)
-        log(fabric, _line(row, epochs=san.epochs))
-        if fabric.is_global_zero:
-            last.write(model, optimizer.state_dict(), history)
+    clock = Clock(fabric.device)
+    loader = _loader(pairs.source, batches, san=san, model=model, compute=compute, fabric=fabric)
+    job = set_up(
+        model,
+        make_optimizer(model, san=san),
+        found,
+        fabric=fabric,
+        compute=compute,
+        clock=clock,
+        batches=batches,
+        epochs=san.epochs,
+        see=partial(_see, theta=san.theta),
+        measures=("train_loss", "endpoint_error_px"),
+        lr=san.lr,
+        factor=lambda epoch, history: step_factor(epoch, milestones=san.milestones, gamma=san.gamma),
+        remedy="lower model.san.lr",
+        line=lambda row: _line(row, epochs=san.epochs),
+    )
+    history = run_epochs(job, clocked(loader, clock, then=lambda batch: batch), progress, last=last, out=out)
     if fabric.is_global_zero:
         out.mkdir(parents=True, exist_ok=True)
         save_encoder(out / "san.pt", model.san)
         write_text(out / "history.csv", history_table(history, columns=COLUMNS))
-        last.path.unlink(missing_ok=True)
+        last.remove()
     fabric.barrier()
 
 
-def train_epoch(
-    model: Any, optimizer: Any, stream: Iterator[Any], *, epoch: int, steps: int, san: SanConfig, fabric: Fabric
-) -> Row:
-    """One pass over the pairs.
-
-    Args:
-        model: set up by Fabric, as is the optimizer.
-        stream: batches on the device: frames (B, 6, h, w) uint8, flow (B, 2, k, l) in pixels of the input.
-        epoch: counted from 0.
-        steps: number of batches to take.
-        san: its settings.
-        fabric: of the process.
-
-    Returns:
-        A row of the history.
-
-    Raises:
-        ValueError: the loss is not finite.
-    """
-    start_seconds = time.perf_counter()
-    lr = san.lr * step_factor(epoch, milestones=san.milestones, gamma=san.gamma)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    model.train()
-    sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)  # loss, error, pairs; read once an epoch
-    timed: Timed[Any] = Timed(islice(stream, steps))
-    for frames, flow in progress(timed, steps, label=f"epoch {epoch + 1}/{san.epochs}", fabric=fabric):
-        predicted = model(frames)
-        loss = flow_loss(predicted, flow, theta=san.theta)
-        fabric.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        means = torch.stack([loss.detach(), endpoint_error(predicted.detach(), flow), loss.new_tensor(1.0)])
-        sums += means.double() * len(frames)
-    loss_sum, error_sum, count = total(sums, fabric).tolist()
-    if not math.isfinite(loss_sum):
-        raise ValueError(f"the loss is {loss_sum} in epoch {epoch + 1}; lower model.san.lr")
-    return {
-        "epoch": epoch + 1,
-        "lr": lr,
-        "train_loss": loss_sum / count,
-        "endpoint_error_px": error_sum / count,
-        "seconds": time.perf_counter() - start_seconds,
-        "data_wait_seconds": timed.seconds,
-    }
+def _see(model: Any, batch: tuple[Tensor, Tensor], *, theta: Theta) -> Seen:
+    """Frames (B, 6, h, w) uint8 and flow (B, 2, k, l) in pixels of the input."""
+    frames, flow = batch
+    predicted = model(frames)
+    loss = flow_loss(predicted, flow, theta=theta)
+    means = torch.stack([loss.detach(), endpoint_error(predicted.detach(), flow)])
+    return Seen(loss, means * len(frames), len(frames))
 
 
 def make_optimizer(model: nn.Module, *, san: SanConfig) -> torch.optim.Adam:
@@ -183,7 +167,7 @@ def make_optimizer(model: nn.Module, *, san: SanConfig) -> torch.optim.Adam:
     biases = [parameter for name, parameter in model.named_parameters() if name.endswith("bias")]
     weights = [parameter for name, parameter in model.named_parameters() if not name.endswith("bias")]
     groups = [{"params": weights, "weight_decay": san.weight_decay}, {"params": biases, "weight_decay": 0.0}]
-    return torch.optim.Adam(groups, lr=san.lr)
+    return torch.optim.Adam([{**group, "lr": san.lr, "initial_lr": san.lr} for group in groups])
 
 
 def fingerprint(pairs: Pairs, *, san: SanConfig, compute: ComputeConfig, seed: int) -> str:
@@ -196,36 +180,6 @@ def fingerprint(pairs: Pairs, *, san: SanConfig, compute: ComputeConfig, seed: i
         "seed": seed,
     }
     return hashlib.blake2b(canonical(parts).encode(), digest_size=16).hexdigest()
-
-
-@dataclass(frozen=True)
-class Last:
-    """``last.pt``: where a pre-training stands after its last whole epoch."""
-
-    path: Path
-    fingerprint: str
-
-    def write(self, model: nn.Module, optimizer: dict[str, Any], history: list[Row]) -> None:
-        """Write atomically."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = {"fingerprint": self.fingerprint, "model": model.state_dict()}
-        write_torch_file(self.path, {**content, "optimizer": optimizer, "history": history})
-
-    def read(self, model: nn.Module, fabric: Fabric) -> tuple[list[Row], dict[str, Any] | None]:
-        """Load the weights into ``model``; return history and optimizer state, none if it is of another one."""
-        if not self.path.exists():
-            return [], None
-        try:
-            found = read_torch_file(self.path)
-        except ValueError as error:
-            log(fabric, f"{error}; starting from the first epoch")
-            return [], None
-        if not isinstance(found, dict) or found.get("fingerprint") != self.fingerprint:
-            log(fabric, f"{self.path} is of other pairs or settings; starting from the first epoch")
-            return [], None
-        load_state(model, found["model"])
-        log(fabric, f"continuing after epoch {len(found['history'])} of {self.path}")
-        return found["history"], found["optimizer"]
 
 
 def _loader(
@@ -242,9 +196,7 @@ def _loader(
     loader: Any = DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=compute.workers,
-        pin_memory=fabric.device.type == "cuda",
-        generator=torch.Generator(),
+        **loader_options(compute, fabric),
     )
     return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
@@ -272,6 +224,7 @@ def _pairs(arguments: argparse.Namespace) -> Pairs:
         read_index(arguments.flow, stage="flow"),
         split=arguments.split,
         sharing=Sharing.of(arguments.sharing, notes=arguments.damaged),
+        frames_from=arguments.compute.frames_from,
     )
 
 
@@ -289,6 +242,7 @@ def main(argv: list[str] | None = None) -> None:
     own.add_argument("--split", help="name of the split whose training videos are seen")
     add_store_arguments(parser)
     arguments = parser.parse_args(argv)
+    one_process_a_device(arguments.compute, module="stages.pretrain_san")
     try:
         pairs = _pairs(arguments)
         pretrain(pairs, san=arguments.san, compute=arguments.compute, seed=arguments.seed, out=arguments.out)

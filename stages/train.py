@@ -1,7 +1,7 @@
 """Stage train: one experiment on one split with one seed.
 
-The weights after the last epoch are kept. Test accuracy appears in the history to be looked at; it selects nothing.
-Every epoch draws from a seed of its own, so a run that was killed continues to the same weights.
+The weights after the last epoch are the result. Test accuracy appears in the history to be looked at; it selects
+nothing but ``best.pt``, which nothing reads. A run that was killed continues to the same weights.
 
 Shapes: B videos, N snippets, C channels, S input size, K classes.
 """
@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import math
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from models.build import Model, build
-from models.checkpoint import load_checkpoint, load_state, save_checkpoint
+from models.checkpoint import load_checkpoint, save_checkpoint
 from models.sta_net import STANet
 from models.tsn import parameter_groups
 from models.weights import load_initial
@@ -34,20 +32,17 @@ from pipeline.dataset.manifest import Manifest, read_manifest
 from pipeline.dataset.plan import training_part
 from pipeline.families import ImageNetworkConfig
 from pipeline.learning.batches import loaders
-from pipeline.learning.history import Row, Timed, epoch_line, history_table
-from pipeline.learning.job import (
-    add_arguments,
-    feature_shape,
-    log,
-    model_keywords,
-    progress,
-    read_source,
-    start,
-    total,
-)
-from pipeline.learning.loader import Clip, TrainingBatches, derived_seed, select
+from pipeline.learning.clock import Clock
+from pipeline.learning.devices import one_process_a_device, start
+from pipeline.learning.epochs import Seen, run_epochs, set_up
+from pipeline.learning.history import Row, epoch_line, history_table
+from pipeline.learning.job import add_arguments, feature_shape, log, model_keywords, read_source, total
+from pipeline.learning.loader import Clip, TrainingBatches, select
+from pipeline.learning.order import derived_seed
 from pipeline.learning.readers import FeatureIndex, Index, index_argument, read_index
-from pipeline.learning.schedule import is_test_epoch, lr_factor
+from pipeline.learning.resume import LastState, Progress, progress_of
+from pipeline.learning.schedule import is_best, is_test_epoch, lr_factor
+from pipeline.stores.provenance import written_by
 from pipeline.stores.publish import write_text
 from pipeline.stores.sharing import Sharing
 
@@ -70,6 +65,8 @@ def train(
 ) -> None:
     """Train and write ``model.pt`` and ``history.csv`` to ``out``; meanwhile ``last.pt`` there lets it continue.
 
+    ``best.pt`` beside them has the weights with the best test accuracy, ``metrics.csv`` and ``tensorboard`` the curves.
+
     Args:
         index: of what the experiment reads: its modality's store, or features.
         beside: with MARS, of the teacher's store.
@@ -81,45 +78,43 @@ def train(
     begin.check(experiment)
     if (experiment.mars is None) != (beside is None):
         raise ValueError("MARS sees flow beside frames, other trainings do not; give the index of flow with --teacher")
-    fabric = start(compute, devices=compute.devices, precision=compute.precision)
+    fabric = start(compute, precision=compute.precision)
     clips, test_clips = _clips(manifest, index, split=split, fabric=fabric, beside=beside)
     keywords = model_keywords(experiment, num_classes=len(manifest.classes), feature_shape=feature_shape(index))
     torch.manual_seed(derived_seed(seed, "weights"))
     model = begin.build(
         keywords, experiment=experiment, classes=manifest.classes, split=split, seed=seed, fabric=fabric
     )
-    optimizer = make_optimizer(model, experiment=experiment)
-    saved = Checkpoint(
-        path=out / "last.pt",
-        keywords=keywords,
-        classes=manifest.classes,
-        fingerprint=fingerprint(
-            clips, index, experiment=experiment, compute=compute, split=split, seed=seed, begin=begin, beside=beside
-        ),
+    about = {"settings": training_part(experiment), "precision": compute.precision, "split": split, "seed": seed}
+    last = LastState(
+        out / "last.pt",
+        fingerprint=fingerprint(clips, index, experiment=experiment, begin=begin, beside=beside, about=about),
+        settings=about,
+        minutes=compute.checkpoint_minutes,
     )
-    history, state = saved.read(model, fabric)
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    if state is not None:
-        optimizer.load_state_dict(state)
+    found = last.read(fabric)
+    progress = progress_of(found, path=last.path, fabric=fabric)
+    batches = order_of(clips, index, experiment=experiment, compute=compute, seed=seed, fabric=fabric, begun=progress)
+    clock = Clock(fabric.device)
+    devices: dict[str, Any] = {"compute": compute, "fabric": fabric, "clock": clock}
+    stores: dict[str, Any] = {"beside": beside, "sharing": sharing}
+    stream, tests = loaders((clips, test_clips), index, batches, experiment=experiment, **stores, **devices)
+    extra = {**about, **written_by("train")}
+    save = partial(save_checkpoint, model=model, build=keywords, classes=manifest.classes, extra=extra)
 
-    batches = TrainingBatches(
-        videos=len(clips),
-        batch_size=experiment.optim.batch_size,
-        epochs=range(len(history), experiment.optim.epochs),
-        seed=seed,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
-    )
-    settings: dict[str, Any] = {"experiment": experiment, "compute": compute, "fabric": fabric}
-    streams = loaders((clips, test_clips), index, batches, beside=beside, sharing=sharing, **settings)
-    run_epochs(
-        model, wrapped, optimizer, streams, history, batches=batches, optim=experiment.optim, saved=saved, fabric=fabric
-    )
+    def finish_epoch(epoch: int, history: list[Row]) -> None:
+        tested = is_test_epoch(epoch, epochs=experiment.optim.epochs)
+        history[-1]["test_top1"] = accuracy(model, tests, fabric=fabric) if tested else None
+        if tested and fabric.is_global_zero and is_best(history):
+            save(out / "best.pt")
+
+    optimizer, settings = make_optimizer(model, experiment=experiment), loop_settings(model, optim=experiment.optim)
+    job = set_up(model, optimizer, found, batches=batches, finish_epoch=finish_epoch, **settings, **devices)
+    history = run_epochs(job, iter(stream), progress, last=last, out=out)
     if fabric.is_global_zero:
-        extra = {"split": split, "seed": seed}
-        save_checkpoint(out / "model.pt", model=model, build=keywords, classes=manifest.classes, extra=extra)
+        save(out / "model.pt")
         write_text(out / "history.csv", history_table(history))
-        saved.path.unlink(missing_ok=True)
+        last.remove()
     fabric.barrier()
 
 
@@ -206,112 +201,27 @@ def _trained_alike(file: Path, *, classes: Sequence[str], split: str, seed: int)
     return found.model
 
 
-def run_epochs(
-    model: Model,
-    wrapped: Any,
-    optimizer: Any,
-    streams: tuple[Iterable[Any], Iterable[Any]],
-    history: list[Row],
-    *,
-    batches: TrainingBatches,
-    optim: OptimConfig,
-    saved: Checkpoint,
-    fabric: Fabric,
-) -> None:
-    """Train through the epochs that are left; after each the row stands in ``history`` and the state in ``last.pt``.
-
-    Args:
-        model: the network itself, and ``wrapped`` and ``optimizer`` as Fabric has set them up.
-        streams: batches to train on and to test on.
-        history: rows of the epochs before.
-        batches: order of the videos, and which epochs are left.
-        optim: settings.
-        saved: where the state is kept.
-        fabric: the devices.
-    """
-    stream: Any = iter(streams[0])
-    for epoch in batches.epochs:
-        torch.manual_seed(derived_seed(batches.seed, "epoch", epoch, fabric.global_rank))
-        factor = lr_factor(epoch, optim=optim, losses=[row["train_loss"] or 0.0 for row in history])
-        row = train_epoch(
-            wrapped,
-            optimizer,
-            stream,
-            loss_of=model.loss,
-            epoch=epoch,
-            steps=batches.steps,
-            optim=optim,
-            factor=factor,
-            fabric=fabric,
-        )
-        if is_test_epoch(epoch, epochs=optim.epochs):
-            row["test_top1"] = accuracy(model, streams[1], fabric=fabric)
-        history.append(row)
-        log(fabric, epoch_line(row, epochs=optim.epochs))
-        if fabric.is_global_zero:
-            saved.write(model, optimizer.state_dict(), history)
-
-
-def train_epoch(
-    model: Any,
-    optimizer: Any,
-    stream: Timed[Any],
-    *,
-    loss_of: Callable[..., Tensor],
-    epoch: int,
-    steps: int,
-    optim: OptimConfig,
-    factor: float,
-    fabric: Fabric,
-) -> Row:
-    """One pass over the training videos.
-
-    Args:
-        model: set up by Fabric, as is the optimizer.
-        stream: batches on the device: snippets (B, N, C, S, S) or what a head takes, labels (B,), video numbers,
-            positions.
-        loss_of: the model's own, of its output, labels and ``label_smoothing``.
-        epoch: counted from 0.
-        steps: number of batches to take.
-        optim: its label smoothing and gradient clipping.
-        factor: what the learning rates are multiplied by.
-
-    Returns:
-        A row of the history.
-
-    Raises:
-        ValueError: the loss is not finite.
-    """
-    start_seconds = time.perf_counter()
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
-    model.train()
-    sums = torch.zeros(3, dtype=torch.float64, device=fabric.device)  # loss, right, videos; read once an epoch
-    waited_seconds = stream.seconds
-    taken = islice(stream, steps)
-    for inputs, labels, _, _ in progress(taken, steps, label=f"epoch {epoch + 1}/{optim.epochs}", fabric=fabric):
-        output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-        loss = loss_of(output, labels, label_smoothing=optim.label_smoothing)
-        fabric.backward(loss)
-        if optim.clip_norm is not None:
-            # what is not finite is told below, or undone by the loss scaler of 16-mixed
-            fabric.clip_gradients(model, optimizer, max_norm=optim.clip_norm, error_if_nonfinite=False)
-        optimizer.step()
-        optimizer.zero_grad()
-        right = (output.logits.argmax(dim=1) == labels).sum()
-        sums += torch.stack([loss.detach() * len(labels), right, right.new_tensor(len(labels))]).double()
-    loss_sum, right_sum, videos = total(sums, fabric).tolist()
-    if not math.isfinite(loss_sum):
-        raise ValueError(f"the loss is {loss_sum} in epoch {epoch + 1}; lower optim.lr or set optim.clip_norm")
+def loop_settings(model: Model, *, optim: OptimConfig) -> dict[str, Any]:
+    """What the loop is told of this kind of training: fields of ``Training``."""
     return {
-        "epoch": epoch + 1,
-        "lr": optim.lr * factor,
-        "train_loss": loss_sum / videos,
-        "train_top1": right_sum / videos,
-        "test_top1": None,
-        "seconds": time.perf_counter() - start_seconds,
-        "data_wait_seconds": stream.seconds - waited_seconds,
+        "epochs": optim.epochs,
+        "see": partial(_see, loss_of=model.loss, label_smoothing=optim.label_smoothing),
+        "measures": ("train_loss", "train_top1"),
+        "lr": optim.lr,
+        "factor": lambda epoch, history: lr_factor(epoch, optim=optim, losses=[row["train_loss"] for row in history]),
+        "clip_norm": optim.clip_norm,
+        "remedy": "lower optim.lr or set optim.clip_norm",
+        "line": partial(epoch_line, epochs=optim.epochs),
     }
+
+
+def _see(model: Any, batch: Any, *, loss_of: Callable[..., Tensor], label_smoothing: float) -> Seen:
+    """Snippets (B, N, C, S, S) or what a head takes, and labels (B,), through the model."""
+    inputs, labels, _, _ = batch
+    output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    loss = loss_of(output, labels, label_smoothing=label_smoothing)
+    right = (output.logits.argmax(dim=1) == labels).sum()
+    return Seen(loss, torch.stack([loss.detach() * len(labels), right]), len(labels))
 
 
 def make_optimizer(model: nn.Module, *, experiment: ExperimentConfig) -> torch.optim.Optimizer:
@@ -384,58 +294,55 @@ def fingerprint(
     index: Index | FeatureIndex,
     *,
     experiment: ExperimentConfig,
-    compute: ComputeConfig,
-    split: str,
-    seed: int,
     begin: Beginning,
     beside: Index | None,
+    about: dict[str, Any],
 ) -> str:
     """A hash of everything that decides the weights, but for the machine."""
     pretrained = experiment.pretrained
     parts = {
         "clips": [[*clip, index["videos"][clip.id]["key"]] for clip in clips],  # the key follows the pixels
         "index": {"stage": index["stage"], "parameters": index["parameters"]},
-        "experiment": training_part(experiment),
         "pretrained": file_digest(pretrained) if pretrained else None,
         **begin.digests(),
         **({"beside": [beside["videos"][clip.id]["key"] for clip in clips]} if beside else {}),
-        "precision": compute.precision,
-        "split": split,
-        "seed": seed,
+        **({"shards": _shards(clips, index)} if experiment.optim.shuffle == "shards" else {}),
+        "about": about,
     }
     return hashlib.blake2b(canonical(parts).encode(), digest_size=16).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """``last.pt``: where a training stands after its last whole epoch."""
+def order_of(
+    clips: Sequence[Clip],
+    index: Index | FeatureIndex,
+    *,
+    experiment: ExperimentConfig,
+    compute: ComputeConfig,
+    seed: int,
+    fabric: Fabric,
+    begun: Progress,
+) -> TrainingBatches:
+    """The batches of this process that are left."""
+    optim = experiment.optim
+    return TrainingBatches(
+        videos=len(clips),
+        batch_size=optim.batch_size,
+        epochs=range(begun.epoch, optim.epochs),
+        seed=seed,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        first_step=begun.step,
+        accumulate=compute.accumulate,
+        shards=_shards(clips, index) if optim.shuffle == "shards" else None,
+        buffer=optim.shuffle_buffer,
+    )
 
-    path: Path
-    keywords: dict[str, Any]
-    classes: tuple[str, ...]
-    fingerprint: str
 
-    def write(self, model: nn.Module, optimizer: dict[str, Any], history: list[Row]) -> None:
-        """Write atomically."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        extra = {"fingerprint": self.fingerprint, "optimizer": optimizer, "history": history}
-        save_checkpoint(self.path, model=model, build=self.keywords, classes=self.classes, extra=extra)
-
-    def read(self, model: nn.Module, fabric: Fabric) -> tuple[list[Row], dict[str, Any] | None]:
-        """Load the weights into ``model``; return history and optimizer state, none if it is of another training."""
-        if not self.path.exists():
-            return [], None
-        try:
-            found = load_checkpoint(self.path, expect_build=self.keywords, expect_classes=self.classes)
-        except ValueError as error:
-            log(fabric, f"{error}; starting from the first epoch")
-            return [], None
-        if found.extra.get("fingerprint") != self.fingerprint:
-            log(fabric, f"{self.path} is of a training on other data or settings; starting from the first epoch")
-            return [], None
-        load_state(model, found.model.state_dict())
-        log(fabric, f"continuing after epoch {len(found.extra['history'])} of {self.path}")
-        return found.extra["history"], found.extra["optimizer"]
+def _shards(clips: Sequence[Clip], index: Index | FeatureIndex) -> list[int]:
+    """Number of the shard that each clip lies in."""
+    names = [index["videos"][clip.id]["shard"] for clip in clips]
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    return [numbers[name] for name in names]
 
 
 def _clips(
@@ -478,6 +385,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--beside", type=index_argument, nargs="?", help="with --teacher, STORE=FILE of what it sees")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.pt and history.csv")
     arguments = parser.parse_args(argv)
+    one_process_a_device(arguments.compute, module="stages.train")
     try:
         beside = arguments.beside and read_index(arguments.beside[1], stage=arguments.beside[0])
         train(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import pickle
+import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+WORKER = "PYTEST_XDIST_WORKER"
+if WORKER in os.environ:  # the cores are shared with the other workers; torch reads it when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +36,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder ../shared/data with real clips is not beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], Any]], Any]:
+    """Build something costly in one of the processes that share the tests: ``once("name", build)``.
+
+    The first to ask calls ``build`` with the path of a folder to make; the others wait for it. All get what it gave,
+    which has to be picklable, and none may change the folder.
+    """
+    base = tmp_path_factory.getbasetemp()
+    common = base.parent if WORKER in os.environ else base
+
+    def build_once(name: str, build: Callable[[Path], Any]) -> Any:
+        folder, result = common / name, common / f"{name}.pickle"
+        with (common / f"{name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not result.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of an attempt that failed
+                result.write_bytes(pickle.dumps(build(folder)))
+        return pickle.loads(result.read_bytes())
+
+    return build_once
 
 
 @pytest.fixture(scope="session")

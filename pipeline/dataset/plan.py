@@ -139,6 +139,8 @@ def training_part(experiment: ExperimentConfig) -> dict[str, Any]:
     else:  # of features the training sees what testing sees; they have a recipe of their own
         excluded |= {"sampling": True}
     excluded |= {"mars": {"teacher"} if experiment.mars else True}
+    if experiment.optim.shuffle == "videos":  # as all trainings did before there was another way
+        excluded |= {"optim": {"shuffle", "shuffle_buffer"}}
     excluded |= {"model": {"pretrained", "san", *experiment.model.unheard}}
     part = experiment.model_dump(mode="json", exclude=excluded)
     if experiment.san:

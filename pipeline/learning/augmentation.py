@@ -17,7 +17,7 @@ int64 (*batch, *views, 5): the numbers of `transforms.View`. S is the side of th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.learning.history import Timed
+from pipeline.learning.clock import Clock, clocked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,11 @@ class Augmented:
     """First channel of flow x and y, which all that follow are too; None without flow."""
     device: torch.device
     """Where the cutting happens and the snippets lie."""
+    clock: Clock | None = None
+    """Of the training that steps on them."""
 
-    def __iter__(self) -> Timed[tuple[Any, ...]]:
-        """Its seconds are the loader's; cutting is work of the step."""
-        return Timed(self.batches, then=self._cut)
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return clocked(self.batches, self.clock, then=self._cut)
 
     def _cut(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
         images, views, *rest = batch
@@ -90,10 +91,15 @@ def cut_opencv(images: Tensor, views: Tensor, *, size: int, flow_from: int | Non
 
 def _resize(images: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
     """(N, C, h, w), of any strides, into (N, C, S, S)."""
+    size = out.shape[-2:]
+    if images.strides[1] == 1 and images.shape[1] == 3:  # interleaved RGB: all of a pixel at once
+        for image, planes in zip(images.transpose(0, 2, 3, 1), out, strict=True):
+            fits = image.shape[:2] == size
+            cv2.split(image if fits else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), list(planes))
+        return
     if images.shape == out.shape:
         out[...] = images
         return
-    size = out.shape[-2:]
     planes = images.reshape(-1, *images.shape[-2:])  # a view, unless the strides do not allow it
     for plane, resized in zip(planes, out.reshape(-1, *size), strict=True):
         cv2.resize(plane, size, dst=resized, interpolation=cv2.INTER_LINEAR)

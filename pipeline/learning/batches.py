@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 from torch.utils.data import DataLoader, Subset
 
 from pipeline.config import ComputeConfig, ExperimentConfig
 from pipeline.learning.augmentation import Augmented
+from pipeline.learning.clock import Clock
+from pipeline.learning.devices import loader_options
 from pipeline.learning.features import (
     FeatureBatches,
     feature_testing_batches,
@@ -34,6 +35,7 @@ def loaders(
     *,
     beside: Index | None,
     sharing: Sharing | None,
+    clock: Clock,
     **settings: Any,
 ) -> tuple[Augmented | FeatureBatches, Augmented | FeatureBatches]:
     """Training batches, and test batches for every time that they are gone through.
@@ -44,20 +46,21 @@ def loaders(
         batches: order of the training clips.
         beside: of flow that is read beside frames.
         sharing: of the stores.
+        clock: of the training.
         settings: ``experiment``, ``compute`` and ``fabric``.
     """
     if index["stage"] == "features":
         store = open_features(index, sharing=sharing, by="train")
         return (
-            feature_training_batches(clips[0], store, batches, **settings),
+            feature_training_batches(clips[0], store, batches, clock=clock, **settings),
             feature_testing_batches(clips[1], store, **settings),
         )
-    reader = open_reader(index, sharing=sharing, by="train")
+    reader = open_reader(index, sharing=sharing, by="train", frames_from=settings["compute"].frames_from)
     other = (
         None if beside is None else FieldsOfFrames(open_reader(beside, sharing=sharing, by="train"), beside["videos"])
     )
     return (
-        training_batches(clips[0], reader, batches, beside=other, **settings),
+        training_batches(clips[0], reader, batches, beside=other, clock=clock, **settings),
         testing_batches(clips[1], reader, **settings),
     )
 
@@ -70,6 +73,7 @@ def training_batches(
     experiment: ExperimentConfig,
     compute: ComputeConfig,
     fabric: Fabric,
+    clock: Clock | None = None,
     beside: Reader | None = None,
 ) -> Augmented:
     """Random snippets under random views, in the order of ``batches``; ``beside`` reads flow of the same frames."""
@@ -87,17 +91,16 @@ def training_batches(
         places=sampling.crop_places,
         flip=sampling.flip,
         seed=batches.seed,
+        reduced=flow_from(experiment) is None and beside is None,
         beside=beside,
     )
     loader: Any = DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=compute.workers,
         collate_fn=collate,
-        pin_memory=fabric.device.type == "cuda",
-        generator=torch.Generator(),  # the loader draws when it starts, which must not move the model's draws
+        **loader_options(compute, fabric),
     )
-    return _augmented(loader, experiment=experiment, fabric=fabric, beside=beside is not None)
+    return _augmented(loader, experiment=experiment, fabric=fabric, beside=beside is not None, clock=clock)
 
 
 def testing_batches(
@@ -115,12 +118,11 @@ def testing_batches(
         crops=1,
         scale=sampling.test_scale,
         chunk=sampling.segments,
+        reduced_for=_reduced_for(experiment),
     )
     mine = Subset(dataset, range(fabric.global_rank, len(dataset), fabric.world_size))
     batch_size = max(1, experiment.optim.batch_size // fabric.world_size)
-    loader: Any = DataLoader(
-        mine, batch_size=batch_size, num_workers=compute.workers, collate_fn=collate, generator=torch.Generator()
-    )
+    loader: Any = DataLoader(mine, batch_size=batch_size, collate_fn=collate, **loader_options(compute, fabric))
     return _augmented(loader, experiment=experiment, fabric=fabric)
 
 
@@ -139,6 +141,7 @@ def scoring_snippets(clips: Sequence[Clip], reader: Reader, *, experiment: Exper
         crops=sampling.test_crops,
         scale=sampling.test_scale,
         chunk=max(1, at_once // views),
+        reduced_for=_reduced_for(experiment),
     )
 
 
@@ -147,11 +150,19 @@ def flow_from(experiment: ExperimentConfig) -> int | None:
     return None if experiment.modality == "frames" else 0
 
 
-def _augmented(loader: Any, *, experiment: ExperimentConfig, fabric: Fabric, beside: bool = False) -> Augmented:
+def _reduced_for(experiment: ExperimentConfig) -> int | None:
+    """The input side for which frames may be decoded smaller; None for flow, whose vectors that would average."""
+    return experiment.sampling.input_size if flow_from(experiment) is None else None
+
+
+def _augmented(
+    loader: Any, *, experiment: ExperimentConfig, fabric: Fabric, beside: bool = False, clock: Clock | None = None
+) -> Augmented:
     """The loader's batches on the device, with their views cut there."""
     return Augmented(
         batches=fabric.setup_dataloaders(loader, use_distributed_sampler=False),
         size=experiment.sampling.input_size,
         flow_from=experiment.in_channels if beside else flow_from(experiment),
         device=fabric.device,
+        clock=clock,
     )

@@ -7,7 +7,7 @@ Shapes: B videos, n clips or frames of a video, F what there is of each: (D,) fe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from pipeline.config import ComputeConfig, ExperimentConfig
 from pipeline.dataset.feature_receipts import FeatureReceipt
-from pipeline.learning.history import Timed
+from pipeline.learning.clock import Clock, clocked
+from pipeline.learning.devices import loader_options
 from pipeline.learning.loader import Clip, TrainingBatches
 from pipeline.learning.readers import FeatureIndex
 from pipeline.stores.damage import DamagedArtifact, Note, Notes
@@ -166,10 +167,11 @@ class FeatureBatches:
 
     batches: Any
     device: torch.device
+    clock: Clock | None = None
+    """Of the training that steps on them."""
 
-    def __iter__(self) -> Timed[Batch]:
-        """Its seconds are the loader's."""
-        return Timed(self.batches, then=self._moved)
+    def __iter__(self) -> Iterator[Batch]:
+        return clocked(self.batches, self.clock, then=self._moved)
 
     def _moved(self, batch: Any) -> Batch:
         inputs, labels, videos, positions = batch
@@ -185,17 +187,16 @@ def feature_training_batches(
     experiment: ExperimentConfig,
     compute: ComputeConfig,
     fabric: Fabric,
+    clock: Clock | None = None,
 ) -> FeatureBatches:
     """In the order of ``batches``."""
     loader: Any = DataLoader(
         FeatureClips(clips, reader),
         batch_sampler=batches,
-        num_workers=compute.workers,
         collate_fn=_collate(experiment),
-        pin_memory=fabric.device.type == "cuda",
-        generator=torch.Generator(),  # the loader draws when it starts, which must not move the model's draws
+        **loader_options(compute, fabric),
     )
-    return FeatureBatches(loader, fabric.device)
+    return FeatureBatches(loader, fabric.device, clock)
 
 
 def feature_testing_batches(
@@ -211,9 +212,8 @@ def feature_testing_batches(
     loader: Any = DataLoader(
         mine,
         batch_size=max(1, experiment.optim.batch_size // fabric.world_size),
-        num_workers=compute.workers,
         collate_fn=_collate(experiment),
-        generator=torch.Generator(),
+        **loader_options(compute, fabric),
     )
     return FeatureBatches(loader, fabric.device)
 

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 from pipeline.dataset.builders.flying_chairs import FlowPair
 from pipeline.dataset.manifest import Manifest
 from pipeline.experiments import check_flow_of_frames
-from pipeline.learning.loader import derived_seed
+from pipeline.learning.order import derived_seed
 from pipeline.learning.readers import Index, Reader
 from pipeline.learning.transforms import View
 from pipeline.optical_flow.flo import read_flo

@@ -4,46 +4,32 @@ from __future__ import annotations
 
 import csv
 import io
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
 
-COLUMNS = ("epoch", "lr", "train_loss", "train_top1", "test_top1", "seconds", "data_wait_seconds")
-"""``epoch`` counts from 1. ``test_top1`` is empty where the test videos were not scored; ``seconds`` leave that scoring
-out and hold ``data_wait_seconds``, those spent waiting for the loader."""
+from pipeline.learning.clock import PARTS
+
+COLUMNS = (
+    *("epoch", "lr", "train_loss", "train_top1", "test_top1", "seconds"),
+    *(f"{part}_seconds" for part in PARTS),
+    *("samples_per_second", "gpu_memory_mb"),
+)
+"""``epoch`` counts from 1. ``test_top1`` is empty where the test videos were not scored. ``seconds`` leave that scoring
+out and hold those of the parts of its steps, which are those of the first process; samples are those of all processes.
+``gpu_memory_mb`` is the most that tensors took so far, empty on a CPU."""
 
 Row = dict[str, float | int | None]
-"""A value for each of ``COLUMNS``."""
-Item = TypeVar("Item")
-
-
-class Timed(Generic[Item]):
-    """Items, and the seconds spent waiting for them; not what ``then``, which is called on each, takes."""
-
-    def __init__(self, items: Iterable[Any], *, then: Callable[[Any], Item] = lambda item: item) -> None:
-        self.items = iter(items)
-        self.then = then
-        self.seconds = 0.0
-
-    def __iter__(self) -> Iterator[Item]:
-        return self
-
-    def __next__(self) -> Item:
-        asked = time.perf_counter()
-        try:
-            item = next(self.items)
-        finally:
-            self.seconds += time.perf_counter() - asked
-        return self.then(item)
+"""A value for each of ``COLUMNS``, or of another table's."""
 
 
 def epoch_line(row: Row, *, epochs: int) -> str:
     """A row of the history as a line to read."""
     tested = "" if row["test_top1"] is None else f", test {row['test_top1']:.3f}"
     waited = 100 * (row["data_wait_seconds"] or 0) / (row["seconds"] or 1)
+    memory = "" if row["gpu_memory_mb"] is None else f", {row['gpu_memory_mb']:.0f} MB of GPU memory"
     return (
         f"epoch {row['epoch']}/{epochs}: loss {row['train_loss']:.4f}, accuracy {row['train_top1']:.3f}{tested}, "
-        f"lr {row['lr']:.3g}, {row['seconds']:.1f} s, {waited:.0f}% of it waiting for data"
+        f"lr {row['lr']:.3g}, {row['seconds']:.1f} s, {row['samples_per_second']:.1f} videos/s, "
+        f"{waited:.0f}% of the time waiting for data{memory}"
     )
 
 

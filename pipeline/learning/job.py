@@ -1,4 +1,4 @@
-"""What jobs that run a model must agree on: their arguments, the device, what they say, the keywords of the model."""
+"""What jobs that run a model must agree on: their arguments, what they say, the keywords of the model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import cv2
-import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -75,42 +72,17 @@ def section_argument(section: type[Section]) -> Callable[[str], Any]:
     return parse
 
 
-def start(compute: ComputeConfig, *, devices: int, precision: str) -> Fabric:
-    """Take the devices; with more than one, this program is started again for each of the others (DDP).
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    torch.set_num_threads(compute.threads)
-    cv2.setNumThreads(0)  # many small images: threads cost more than they give
-    try:
-        fabric = Fabric(
-            accelerator="cuda" if compute.accelerator == "auto" and torch.cuda.is_available() else _host(compute),
-            devices=devices,
-            precision=precision,  # type: ignore[arg-type]
-            strategy="ddp" if devices > 1 else "auto",
-            plugins=[LightningEnvironment()],  # one machine; a cluster's variables describe other jobs' layouts
-        )
-    except Exception as error:  # of many kinds, all of which mean that the device is not there
-        raise ValueError(f"cannot use {devices} x {compute.accelerator}: {' '.join(str(error).split())}") from None
-    fabric.launch()
-    return fabric
-
-
-def _host(compute: ComputeConfig) -> str:
-    """What ``auto`` means without CUDA; Apple's GPU has no float64, which the sums over an epoch need."""
-    return "cpu" if compute.accelerator == "auto" else compute.accelerator
-
-
 def log(fabric: Fabric, line: str | None) -> None:
     """Say a line, if there is one, once for all processes."""
     if line and fabric.is_global_zero:
         print(line, file=sys.stderr, flush=True)
 
 
-def progress(batches: Iterable[Item], steps: int, *, label: str, fabric: Fabric) -> Iterable[Item]:
-    """``batches``, telling how far along they are, once for all processes."""
-    return track(batches, total=steps, label=label, unit="step") if fabric.is_global_zero else batches
+def progress(
+    steps: Iterable[Item], count: int, *, label: str, note: Callable[[], str], fabric: Fabric
+) -> Iterable[Item]:
+    """``steps``, telling how far along they are, once for all processes."""
+    return track(steps, total=count, label=label, unit="step", note=note) if fabric.is_global_zero else steps
 
 
 def total(sums: Tensor, fabric: Fabric) -> Tensor:

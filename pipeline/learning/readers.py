@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.dataset.keys import maker
 from pipeline.stores.damage import DamagedArtifact, Note, Notes
 from pipeline.stores.flow import FlowStore
-from pipeline.stores.frames import FrameShards
+from pipeline.stores.frame_reader import FrameShards
 from pipeline.stores.provenance import made_by
 from pipeline.stores.sharing import Sharing
 
@@ -49,8 +49,14 @@ class FeatureIndex(TypedDict):
 class Reader(Protocol):
     """Stored frames or fields of a video."""
 
-    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(N, n) frame numbers -> (N, n, C, H, W)."""
+    def size(self, video_id: str) -> tuple[int, int]:
+        """Stored height and width, pixels."""
+
+    def read(self, video_id: str, indices: NDArray[np.int64], *, reduction: int = 1) -> NDArray[np.uint8]:
+        """(N, n) frame numbers -> (N, n, C, H, W).
+
+        ``reduction`` is 1 for fields; frames may be decoded with their sides divided by 2, 4 or 8 and rounded up.
+        """
 
 
 def read_index(path: Path, *, stage: str) -> Index:
@@ -81,7 +87,9 @@ def index_argument(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def open_reader(index: Index, *, sharing: Sharing | None = None, by: str = "reader") -> Reader:
+def open_reader(
+    index: Index, *, sharing: Sharing | None = None, by: str = "reader", frames_from: str | None = None
+) -> Reader:
     """The reader of the store that ``index`` describes.
 
     Args:
@@ -89,6 +97,8 @@ def open_reader(index: Index, *, sharing: Sharing | None = None, by: str = "read
         sharing: where flow that is not in the local store is read in place, or copied from, and where notes about
             damage are left.
         by: name of the stage that reads, for the notes.
+        frames_from: a copy of the folder of frame shards, as a folder or URL, to read frames from instead. Damage in it
+            is an error, but no note is left: the frames of the index may be whole.
     """
     sharing = sharing or Sharing()
     parameters, videos = index["parameters"], index["videos"]
@@ -96,8 +106,11 @@ def open_reader(index: Index, *, sharing: Sharing | None = None, by: str = "read
     reader: Reader
     match index["stage"]:
         case "frames":
-            shards = FrameShards(Path(index["store"]), wanted={**origin, "parameters": parameters})
+            place, copied = frames_from or Path(index["store"]), frames_from is not None
+            shards = FrameShards(place, wanted={**origin, "parameters": parameters}, copied=copied)
             reader = FrameReader(shards, videos)
+            if copied:
+                return NotingReader(reader, index, notes=None, by=by)
         case "flow" | "warped_flow":
             root, shared, copied = Path(index["store"]), sharing.store, not sharing.in_place
             arrays = FlowStore(root, parameters=parameters, provenance=origin, shared=shared, copied=copied)
@@ -112,11 +125,14 @@ class FrameReader:
     shards: FrameShards
     videos: dict[str, dict[str, Any]]
 
-    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def size(self, video_id: str) -> tuple[int, int]:
+        """Stored height and width, pixels."""
+        return _size(self.videos[video_id])
+
+    def read(self, video_id: str, indices: NDArray[np.int64], *, reduction: int = 1) -> NDArray[np.uint8]:
         """(N, n) frame numbers -> (N, n, 3, H, W), a view of interleaved pixels."""
-        wanted, places = np.unique(indices, return_inverse=True)
-        frames = np.stack(self.shards.read_frames(self.videos[video_id], wanted.tolist()))
-        return np.moveaxis(frames[places.reshape(indices.shape)], -1, 2)
+        frames = self.shards.read_frames(self.videos[video_id], indices.ravel().tolist(), reduction=reduction)
+        return frames.reshape(*indices.shape, *frames.shape[1:]).transpose(0, 1, 4, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -126,13 +142,22 @@ class FlowReader:
     store: FlowStore
     videos: dict[str, dict[str, Any]]
 
-    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def size(self, video_id: str) -> tuple[int, int]:
+        """Stored height and width, pixels."""
+        return _size(self.videos[video_id])
+
+    def read(self, video_id: str, indices: NDArray[np.int64], *, reduction: int = 1) -> NDArray[np.uint8]:
         """(N, n) field numbers -> (N, n, 2, H, W)."""
-        key = self.videos[video_id]["key"]
+        assert reduction == 1
+        facts = self.videos[video_id]
         wanted, places = np.unique(indices, return_inverse=True)
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)  # of consecutive fields
-        source = self.videos[video_id].get("digest")
-        fields = np.concatenate([self.store.read(key, int(run[0]), int(run[-1]) + 1, source=source) for run in runs])
+        fields, done = np.empty((len(wanted), 2, *_size(facts)), np.uint8), 0
+        for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1):  # of consecutive fields
+            own = fields[done : done + len(run)]
+            self.store.read(facts["key"], int(run[0]), int(run[-1]) + 1, source=facts.get("digest"), out=own)
+            done += len(run)
+        if np.array_equal(indices.ravel(), wanted):  # none twice, none out of order
+            return fields.reshape(*indices.shape, *fields.shape[1:])
         return fields[places.reshape(indices.shape)]
 
 
@@ -143,9 +168,18 @@ class FieldsOfFrames:
     reader: Reader
     videos: dict[str, dict[str, Any]]
 
-    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def size(self, video_id: str) -> tuple[int, int]:
+        """Stored height and width, pixels."""
+        return self.reader.size(video_id)
+
+    def read(self, video_id: str, indices: NDArray[np.int64], *, reduction: int = 1) -> NDArray[np.uint8]:
         """(N, n) frame numbers -> (N, n, 2, H, W)."""
-        return self.reader.read(video_id, np.minimum(indices, self.videos[video_id]["frames"] - 1))
+        fields = np.minimum(indices, self.videos[video_id]["frames"] - 1)
+        return self.reader.read(video_id, fields, reduction=reduction)
+
+
+def _size(facts: dict[str, Any]) -> tuple[int, int]:
+    return facts["height"], facts["width"]
 
 
 @dataclass(frozen=True)
@@ -154,15 +188,21 @@ class NotingReader:
 
     reader: Reader
     index: Index
-    notes: Notes
+    notes: Notes | None
+    """None: no note is left."""
     by: str
 
-    def read(self, video_id: str, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def size(self, video_id: str) -> tuple[int, int]:
+        """Stored height and width, pixels."""
+        return self.reader.size(video_id)
+
+    def read(self, video_id: str, indices: NDArray[np.int64], *, reduction: int = 1) -> NDArray[np.uint8]:
         """As the reader that it stands before."""
         try:
-            return self.reader.read(video_id, indices)
+            return self.reader.read(video_id, indices, reduction=reduction)
         except DamagedArtifact as error:
             key = self.index["videos"][video_id]["key"]
             note = Note(stage=self.by, made_by=self.index["stage"], video=video_id, key=key, reason=str(error))
-            self.notes.leave(note)
+            if self.notes is not None:
+                self.notes.leave(note)
             raise DamagedArtifact(f"video {video_id!r}: {error}") from None

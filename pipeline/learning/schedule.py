@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from pipeline.config import OptimConfig
+from pipeline.learning.history import Row
 
 TEST_EPOCHS = 10
 """Number of epochs after which the test videos are scored for the history; so it costs little."""
@@ -46,3 +47,9 @@ def is_test_epoch(epoch: int, *, epochs: int) -> bool:
     """Whether the test videos are scored after ``epoch``, counted from 0: ten times or so, and after the last."""
     every = max(1, epochs // TEST_EPOCHS)
     return epoch + 1 == epochs or (epoch + 1) % every == 0
+
+
+def is_best(history: Sequence[Row]) -> bool:
+    """Whether the last row's test accuracy is above that of every row before."""
+    *before, last = (value for row in history if (value := row["test_top1"]) is not None)
+    return last > max(before, default=-1)

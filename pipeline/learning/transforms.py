@@ -63,6 +63,32 @@ def draw_view(
     return View(y, x, box_height, box_width, flip and bool(rng.random() < 0.5))
 
 
+def reduction_for(views: Sequence[View], *, size: int) -> int:
+    """How much smaller images may be decoded before a view of them would have fewer pixels than the network's input.
+
+    Args:
+        views: of the stored images.
+        size: side of the network's input (S), pixels.
+
+    Returns:
+        8, 4, 2 or 1: the largest number r for which the shorter side of every view is r * S or more.
+    """
+    shortest = min(min(view.height, view.width) for view in views)
+    return next((r for r in (8, 4, 2) if shortest >= r * size), 1)
+
+
+def reduced(view: View, reduction: int) -> View:
+    """The same part, within a pixel, of images of which ``reduction`` x ``reduction`` pixels have become one.
+
+    Inside them if the view is inside the images. Its sides are the view's over ``reduction``, rounded up or down.
+    """
+    top, left, bottom, right = (
+        (2 * edge + reduction) // (2 * reduction)  # the nearest edge of a pixel
+        for edge in (view.y, view.x, view.y + view.height, view.x + view.width)
+    )
+    return View(top, left, bottom - top, right - left, view.mirrored)
+
+
 def crop_shapes(short_side: int, *, size: int, scales: Sequence[float], distort: int = 1) -> list[tuple[int, int]]:
     """Heights and widths of training crops: pairs of ``scales`` that are no more than ``distort`` places apart."""
     sides = [max(1, int(short_side * scale)) for scale in scales]

@@ -1,13 +1,14 @@
 """Charts as SVG text: drawn by hand so that colours follow the page's theme and the bytes depend on nothing else.
 
-Colours are CSS classes of the page: ``train``, ``test``, ``axis``, ``grid``, ``bar``, ``peak``, ``uniform``.
+Colours are CSS classes of the page: ``train``, ``test``, ``axis``, ``grid``, ``bar``, ``peak``, ``uniform``; those of
+the parts of a whole are named by who draws it.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -138,6 +139,24 @@ def _rule(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
 
 def _text(x: float, y: float, text: str, anchor: str) -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(x, y, anchor, text)
+
+
+def share_bar(shares: Mapping[str, float], names: Mapping[str, str], *, title: str) -> Markup:
+    """A bar as long as the whole, its parts side by side: 100 wide and 1 high, stretched to the width of its place.
+
+    Args:
+        shares: by CSS class, in the order of drawing; their sum is 1. A part of nothing is not drawn.
+        names: of the parts, by CSS class, shown with the share when pointed at.
+        title: read out where the picture is not seen.
+    """
+    head = '<svg class="shares" viewBox="0 0 100 1" preserveAspectRatio="none" role="img" aria-label="{}">'
+    part = Markup('<rect class="{}" x="{:.2f}" y="0" width="{:.2f}" height="1"><title>{}: {:.1f}%</title></rect>')
+    parts, begin = [Markup(head).format(title)], 0.0
+    for kind, share in shares.items():
+        if share > 0:
+            parts.append(part.format(kind, begin, 100 * share, names[kind], 100 * share))
+        begin += 100 * share
+    return Markup("").join([*parts, Markup("</svg>")])
 
 
 def interval_bands(found: Sequence[bool], acting: Sequence[bool], *, title: str) -> Markup:

@@ -6,6 +6,7 @@ but the pictures' readers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.report.card import MUCH_CLIPPED, dataset_card
 from pipeline.report.charts import Line, line_chart
 from pipeline.report.formats import percent, seconds
 from pipeline.report.maps import map_pictures
+from pipeline.report.pace import PARTS, slow_loaders, training_pace
 from pipeline.report.pictures import LEAST_SCALE_PX, matrix_uri, wheel_uri
 from pipeline.report.results import headline, located_tables, results_section, truth_rows
 from pipeline.report.strips import Reader, attention_strip, sample_strip
@@ -106,6 +108,7 @@ def build_context(inputs: Inputs) -> dict[str, Any]:
         "much_clipped": MUCH_CLIPPED,
         "samples": _samples(inputs),
         "curves": [*_curves(inputs), *_san_curves(inputs)],
+        "pace": _training_pace(inputs),
         "confusion": _confusion(inputs, results),
         "attention": _attention(inputs),
         "truth": truth_rows(inputs.results),
@@ -199,6 +202,15 @@ def _lines(runs: Sequence[Run], quantity: str) -> list[Line]:
         for run in runs
         if f"{part}_{quantity}" in run.history
     ]
+
+
+def _training_pace(inputs: Inputs) -> dict[str, Any]:
+    """Where the time of training went, of the experiments whose histories tell."""
+    rows = training_pace(
+        {name: [run.history for run in inputs.runs if run.experiment == name] for name in _streams(inputs)}
+    )
+    on_gpu = any(not math.isnan(row.gpu_memory_mb) for row in rows)
+    return {"rows": rows, "parts": PARTS, "waiting": slow_loaders(rows), "on_gpu": on_gpu}
 
 
 def _confusion(inputs: Inputs, results: dict[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from pipeline.dataset.plan import (
     write_notes,
     write_plan,
 )
+from pipeline.learning.gpus import visible
 from pipeline.lock import hold
 from pipeline.optical_flow.solve import jobs_share_a_gpu
 from pipeline.stores.imports import arrivals_file, count_arrivals
@@ -119,14 +120,31 @@ PYTHON = shlex.quote(sys.executable)
 COMPUTE = canonical(CONFIG.compute)
 # Told to jobs outside of their params: where artifacts are found changes no result, so it runs nothing again.
 SHARING = f"--sharing {shlex.quote(canonical(CONFIG.store))} --damaged {shlex.quote(str(WORK / 'damaged'))}"
-TRAIN_THREADS = CONFIG.compute.devices * (
-    CONFIG.compute.threads + CONFIG.compute.workers
-)
 # A GPU is asked for where there is one here, or where the configuration says that jobs will find one.
 GPU = CONFIG.compute.accelerator == "cuda" or (
     CONFIG.compute.accelerator == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))
 )
+# Of who reads the manifest and the indexes of all videos: 2.4 and 0.8 GB for a million, in 4,000 shards or so.
+WHOLE_MB = len(SHARDS) // 100 * 100
+# Of one process that runs a model, with those that load for it. Four batches ahead of each of these are 1.2 GB, if they
+# are of 128 videos, four frames of 224 x 224 and 32 bits.
+LOADERS = CONFIG.compute.loader_processes(cuda=GPU, cores=os.cpu_count() or 1)
+MODEL_THREADS = CONFIG.compute.threads + LOADERS
+MODEL_MB = 4000 + 2000 * LOADERS + WHOLE_MB
+TRAIN_THREADS = CONFIG.compute.devices * MODEL_THREADS
 STORES = CONFIG.stores
+if workflow.is_main_process:
+    # On this machine as many jobs of one GPU as there are, each on its own (pipeline/learning/gpus.py), and four flow
+    # jobs, which share the first; others with --resources gpu=N flow_gpu=M. Not in the profile, because Slurm, which
+    # counts GPUs itself, would be held to it.
+    here = visible(
+        os.environ.get("CUDA_VISIBLE_DEVICES"),
+        present=len(list(Path("/dev").glob("nvidia[0-9]*"))),
+    )
+    limits = {"gpu": max(len(here), CONFIG.compute.devices), "flow_gpu": 4}
+    for name, limit in limits.items():
+        if workflow.local_exec and name not in workflow.global_resources:
+            workflow.register_resource(name, limit)
 
 
 def on_gpu(section):

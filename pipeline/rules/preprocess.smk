@@ -14,6 +14,7 @@ rule probe:
     threads: 1
     resources:
         mem_mb=500,
+        runtime=120,
     params:
         store=store("probe"),
     shell:
@@ -34,6 +35,7 @@ rule manifest:
     threads: 1
     resources:
         mem_mb=4000,  # 2.4 GB for a million videos, which are all in memory at once
+        runtime=60,
     params:
         version=VERSIONS["manifest"],
         receipts=receipts_folder("probe"),
@@ -55,6 +57,7 @@ rule frames:
     threads: 1
     resources:
         mem_mb=1000,
+        runtime=240,
     params:
         store=store("frames"),
         settings=canonical(CONFIG.frames),
@@ -76,6 +79,7 @@ rule flow:
     threads: 1
     resources:
         mem_mb=2000,
+        runtime=480,
         flow_gpu=on_gpu(CONFIG.flow),
     params:
         store=store("flow"),
@@ -100,6 +104,7 @@ if "warped_flow" in STORES:
         threads: 1
         resources:
             mem_mb=2000,
+            runtime=960,
             flow_gpu=on_gpu(CONFIG.warped_flow),
         params:
             store=store("warped_flow"),
@@ -127,6 +132,7 @@ for stage in STORES:
         threads: 1
         resources:
             mem_mb=2000,
+            runtime=30,
         params:
             version=VERSIONS["index"],
             stage=stage,

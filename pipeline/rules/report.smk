@@ -17,7 +17,8 @@ rule evaluate:
         f"{WORK}/benchmarks/evaluate/all.tsv"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=1000 + WHOLE_MB,
+        runtime=60,
     params:
         settings=json.dumps(CONFIG.evaluation),
         indexes=INDEXES,
@@ -54,7 +55,8 @@ rule report:
         f"{WORK}/benchmarks/report/all.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=2000 + WHOLE_MB,
+        runtime=60,
     params:
         config=canonical(CONFIG),
         indexes=INDEXES,

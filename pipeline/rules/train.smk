@@ -17,7 +17,8 @@ for name in first_with_each(SAN):
                 f"{WORK}/benchmarks/pretrain_san/{name}-{SAN[name]}.tsv"
             threads: TRAIN_THREADS
             resources:
-                mem_mb=4000,
+                mem_mb=CONFIG.compute.devices * MODEL_MB,
+                runtime=1440,
                 gpu=CONFIG.compute.devices if GPU else 0,
             params:
                 folder=san_folder(name),
@@ -43,7 +44,8 @@ for name in first_with_each(SAN):
                 f"{WORK}/benchmarks/pretrain_san/{name}-{SAN[name]}-{{split}}-seed{{seed}}.tsv"
             threads: TRAIN_THREADS
             resources:
-                mem_mb=4000,
+                mem_mb=CONFIG.compute.devices * MODEL_MB,
+                runtime=1440,
                 gpu=CONFIG.compute.devices if GPU else 0,
             params:
                 folder=san_folder(name),
@@ -69,9 +71,10 @@ for name in first_with_each(FEATURES):
             f"{WORK}/logs/features/{name}-{{split}}-seed{{seed}}-{{shard}}.log",
         benchmark:
             f"{WORK}/benchmarks/features/{name}-{FEATURES[name]}-{{split}}-seed{{seed}}-{{shard}}.tsv"
-        threads: CONFIG.compute.threads + CONFIG.compute.workers
+        threads: MODEL_THREADS
         resources:
-            mem_mb=4000,
+            mem_mb=MODEL_MB,
+            runtime=480,
             gpu=1 if GPU else 0,
         params:
             store=CONFIG.store_folder("features", FEATURES[name]),
@@ -105,7 +108,8 @@ for name in first_with_each(TRAIN):
             f"{WORK}/benchmarks/train/{name}-{TRAIN[name]}-{{split}}-seed{{seed}}.tsv"
         threads: TRAIN_THREADS
         resources:
-            mem_mb=4000,
+            mem_mb=CONFIG.compute.devices * MODEL_MB,
+            runtime=1440,
             gpu=CONFIG.compute.devices if GPU else 0,
         params:
             folder=run_folder(name),
@@ -138,9 +142,10 @@ for name in first_with_each({name: scores_file(name) for name in CONFIG.experime
             f"{WORK}/logs/predict/{name}-{{split}}-seed{{seed}}.log",
         benchmark:
             f"{WORK}/benchmarks/predict/{name}-{TRAIN[name]}-{{split}}-seed{{seed}}.tsv"
-        threads: CONFIG.compute.threads + CONFIG.compute.workers
+        threads: MODEL_THREADS
         resources:
-            mem_mb=4000,
+            mem_mb=MODEL_MB,
+            runtime=480,
             gpu=1 if GPU else 0,
         params:
             features=features_folder(name) if name in FEATURES else [],
@@ -162,7 +167,8 @@ rule baseline:
         f"{WORK}/benchmarks/baseline/{{split}}-{RECIPES['flow']}.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=2000 + WHOLE_MB,
+        runtime=60,
     shell:
         "{PYTHON} -m stages.baseline --manifest {input.manifest:q} --index {input.index:q}"
         " --split {wildcards.split} {SHARING} --out {output:q} 2> {log:q}"

@@ -14,7 +14,7 @@ from pipeline.config import Config, FlowConfig
 from pipeline.dataset.plan import read_rows, stage_recipes
 from pipeline.stores.exports import FlowSource, FrameSource, check_rates, export, export_layout
 from pipeline.stores.flow import FlowStore
-from pipeline.stores.frames import FrameShards
+from pipeline.stores.frame_reader import FrameShards
 from pipeline.stores.imports import FlowStage, import_flow
 from pipeline.stores.layouts import Suffix, Tool
 from pipeline.stores.ready import make_local

@@ -22,7 +22,7 @@ from pipeline.config import Config, FlowConfig
 from pipeline.progress import track
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.folders import folder_name
-from pipeline.stores.frames import FrameShards
+from pipeline.stores.frame_reader import FrameShards
 from pipeline.stores.layouts import FIRST_NUMBER, FolderLayout, Suffix, Tool
 from pipeline.stores.publish import atomic_folder
 

@@ -174,7 +174,9 @@ class FlowStore:
         """
         return self._open(key).attributes
 
-    def read(self, key: str, start: int, stop: int, *, source: str | None = None) -> NDArray[np.uint8]:
+    def read(
+        self, key: str, start: int, stop: int, *, source: str | None = None, out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
         """Read some consecutive fields.
 
         Args:
@@ -182,6 +184,7 @@ class FlowStore:
             start: first field, >= 0.
             stop: end of the half-open interval, start < stop <= T-1.
             source: digest of the video that the flow must have been made from; None asks for none.
+            out: contiguous memory for the result; None for new memory.
 
         Returns:
             (stop-start, 2, H, W) uint8.
@@ -197,7 +200,11 @@ class FlowStore:
         if not 0 <= start < stop <= array.layout.count:
             last = array.layout.count
             raise ValueError(f"fields {start} to {stop} were asked for; flow {key} has fields 0 to {last}")
-        flow = np.empty((stop - start, *array.layout.chunk), np.uint8)
+        shape = stop - start, *array.layout.chunk
+        if out is not None and out.shape != shape:
+            reason = f"it is {shape} where {out.shape} is expected"
+            raise damaged("flow", key=key, file=array.files.where, reason=reason)
+        flow = np.empty(shape, np.uint8) if out is None else out
         try:
             read_chunks(array.files, start, flow, layout=array.layout)
         except ValueError as error:

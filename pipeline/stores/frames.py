@@ -7,10 +7,9 @@ key at the first dot. Samples stand in the order of their ids. Equal inputs give
 The JSON says where each JPEG lies, so that three frames of a video cost one small read for the JSON and one for each
 frame. Its values: ``id``, ``artifact_key``, what ``provenance.py`` lists, ``width``, ``height``, ``fps``, ``frames``,
 ``jpegs``: ``[offset, size, crc32c]`` of every image, the offset counted from the end of the JSON member; and
-``checksum``, the crc32c of the canonical JSON without it, which is how the member is written. A reader checks what it
-reads; ``check_sample`` checks every byte. Labels and splits are not packed: a relabelled video changes no shard.
-
-Shapes: H W height and width of the stored frames.
+``checksum``, the crc32c of the canonical JSON without it, which is how the member is written. A reader
+(``frame_reader.py``) checks what it reads; ``check_sample`` checks every byte. Labels and splits are not packed: a
+relabelled video changes no shard.
 """
 
 from __future__ import annotations
@@ -19,28 +18,21 @@ import contextlib
 import os
 import tarfile
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote
-
-import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.stores.checksum import crc32c, seal, unseal
 from pipeline.stores.damage import DamagedArtifact
-from pipeline.stores.provenance import check_address, refuse_other
-from pipeline.stores.tar import BLOCK, Jpeg, header_length, image_headers, laid_out, member, padded, runs
+from pipeline.stores.provenance import check_address
+from pipeline.stores.tar import BLOCK, Jpeg, header_length, image_headers, laid_out, member, padded, runs, told_by
 
-Image = TypeVar("Image")
 _SPOOL_BYTES = 16 << 20  # a video's JPEGs beyond this wait on disk, not in memory
 _COPY_BYTES = 1 << 20
-_CACHED_SAMPLES = 2048
 
 
 def encode_id(video_id: str) -> str:
@@ -151,7 +143,7 @@ def samples(tar: Path) -> Iterator[Sample]:
 
 
 def _sample_at(descriptor: int, offset: int, size: int) -> Sample:
-    metadata, start, jpegs = _read_json(descriptor, offset)
+    metadata, start, jpegs = read_json(partial(_read_exactly, descriptor), offset)
     end = start + (jpegs[-1][0] + padded(jpegs[-1][1]) if jpegs else 0)
     if end > size:
         raise ValueError(f"a sample ends at byte {end} of {size}")
@@ -182,8 +174,8 @@ def check_sample(descriptor: int, sample: Sample) -> None:
 
 
 def _checked_json(descriptor: int, offset: int) -> tuple[dict[str, Any], int, list[Jpeg]]:
-    """As ``_read_json``, every byte of the member checked."""
-    metadata, start, jpegs = _read_json(descriptor, offset)
+    """As ``read_json``, every byte of the member checked."""
+    metadata, start, jpegs = read_json(partial(_read_exactly, descriptor), offset)
     name, found = f"{encode_id(metadata['id'])}.json", _read_exactly(descriptor, start - offset, offset)
     if found != member(name, found[header_length(len(name)) :].rstrip(b"\0")):
         raise ValueError("the header of its JSON is damaged")
@@ -273,105 +265,32 @@ def _next_sample(descriptor: int, offset: int, size: int) -> int:
     return max(offset, size - 2 * BLOCK)
 
 
-class FrameShards:
-    """Random access to single frames of a store of shards. Holds no file open: safe to fork and to pickle.
+def read_json(read: Callable[[int, int], bytes], offset: int) -> tuple[dict[str, Any], int, list[Jpeg]]:
+    """What stands in the JSON member of a sample.
 
     Args:
-        store: the folder of the tars.
-        wanted: what every sample read must say of itself, beside the key that the facts name.
+        read: gives as many bytes of the tar as its first argument says, from its second on, or raises ValueError.
+        offset: of the sample's first tar header.
+
+    Returns:
+        Its metadata, the end of the member, and where the images lie from there.
+
+    Raises:
+        ValueError: no sample begins there, or its JSON is damaged.
     """
-
-    def __init__(self, store: Path, *, wanted: dict[str, Any] | None = None) -> None:
-        self._store = store
-        self._wanted = wanted or {}
-        self._known: OrderedDict[tuple[str, str, int, int], tuple[int, list[Jpeg]]] = OrderedDict()
-
-    def read_frames(self, facts: dict[str, Any], indices: Sequence[int]) -> list[NDArray[np.uint8]]:
-        """Decode some frames of a video; no other frame is read.
-
-        Args:
-            facts: of the video, as the frames stage gave them: where it lies and what it is.
-            indices: frame numbers, 0 <= index < facts["frames"], in any order, repeats allowed.
-
-        Returns:
-            One (H, W, 3) uint8 array in RGB order for each index.
-
-        Raises:
-            ValueError: an index is out of range.
-            DamagedArtifact: the shard does not hold what ``facts`` claim, because it is newer, damaged or missing, or
-                was made otherwise.
-        """
-        return self._read(facts, indices, partial(_decode, facts=facts))
-
-    def read_jpegs(self, facts: dict[str, Any], indices: Sequence[int]) -> list[bytes]:
-        """The JPEG files of some frames of a video, as they were stored. Otherwise as ``read_frames``."""
-        return self._read(facts, indices, bytes)
-
-    def _read(self, facts: dict[str, Any], indices: Sequence[int], then: Callable[[bytes], Image]) -> list[Image]:
-        wrong = [index for index in indices if not 0 <= index < facts["frames"]]
-        if wrong:
-            raise ValueError(f"frame {wrong[0]} was asked for; the video has frames 0 to {facts['frames'] - 1}")
-        path = self._store / facts["shard"]
-        try:
-            with path.open("rb", buffering=0) as file:
-                start, jpegs = self._locate(file.fileno(), facts)
-                images = {index: _read_image(file.fileno(), start, jpegs[index]) for index in dict.fromkeys(indices)}
-            read = {index: then(image) for index, image in images.items()}
-        except (FileNotFoundError, ValueError) as error:
-            where = f"frames {facts['key']} in {path}: byte {facts['offset']} does not hold what the index says"
-            raise DamagedArtifact(f"{where} ({error}); run again so that shard and index agree") from None
-        return [read[index] for index in indices]
-
-    def _locate(self, descriptor: int, facts: dict[str, Any]) -> tuple[int, list[Jpeg]]:
-        """End of the sample's JSON member, and the images from there."""
-        # with the inode, because a tar may be replaced meanwhile
-        place = facts["shard"], facts["key"], facts["offset"], os.fstat(descriptor).st_ino
-        if place in self._known:
-            self._known.move_to_end(place)
-            return self._known[place]
-        metadata, start, jpegs = _read_json(descriptor, facts["offset"])
-        if metadata.get("artifact_key") != facts["key"] or len(jpegs) != facts["frames"]:
-            raise ValueError(f"it holds {metadata.get('id')!r} with {len(jpegs)} frames, made otherwise")
-        digest = {"source_digest": facts["digest"]} if "digest" in facts else {}
-        refuse_other("frames", facts["key"], found=metadata, wanted=self._wanted | digest)
-        self._known[place] = start, jpegs
-        if len(self._known) > _CACHED_SAMPLES:
-            self._known.popitem(last=False)
-        return start, jpegs
-
-
-def _decode(image: bytes, facts: dict[str, Any]) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a JPEG file."""
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR_RGB)
-    if pixels is None or pixels.shape != (facts["height"], facts["width"], 3):
-        found = "no readable JPEG" if pixels is None else f"an image of {pixels.shape[1]}x{pixels.shape[0]}"
-        raise ValueError(f"{found} where {facts['width']}x{facts['height']} is expected")
-    return pixels  # type: ignore[return-value]
-
-
-def _read_image(descriptor: int, start: int, jpeg: Jpeg) -> bytes:
-    offset, size, checksum = jpeg
-    image = _read_exactly(descriptor, size, start + offset)
-    if crc32c(image) != checksum:
-        raise ValueError("the checksum of a frame is wrong")
-    return image
-
-
-def _read_json(descriptor: int, offset: int) -> tuple[dict[str, Any], int, list[Jpeg]]:
-    """Metadata of the sample at ``offset``, the end of its JSON member, and the images from there."""
     try:
-        info = tarfile.TarInfo.frombuf(_read_exactly(descriptor, BLOCK, offset), "utf-8", "surrogateescape")
-        if info.type == tarfile.XHDTYPE:  # a pax header: the member's own comes after it
-            offset += BLOCK + padded(info.size)
-            info = tarfile.TarInfo.frombuf(_read_exactly(descriptor, BLOCK, offset), "utf-8", "surrogateescape")
+        kind, size = told_by(read(BLOCK, offset))
+        if kind == tarfile.XHDTYPE:  # a pax header: the member's own comes after it
+            offset += BLOCK + padded(size)
+            _, size = told_by(read(BLOCK, offset))
     except tarfile.TarError:
         raise ValueError(f"no sample begins at byte {offset}") from None
-    metadata = unseal(_read_exactly(descriptor, info.size, offset + BLOCK))
+    metadata = unseal(read(size, offset + BLOCK))
     try:
         jpegs = [(offset, size, checksum) for offset, size, checksum in metadata.pop("jpegs")]
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"no sample begins at byte {offset}") from None
-    return metadata, offset + BLOCK + padded(info.size), jpegs
+    return metadata, offset + BLOCK + padded(size), jpegs
 
 
 def _read_exactly(descriptor: int, size: int, offset: int) -> bytes:

@@ -1,17 +1,19 @@
-"""Where the objects of a shared store lie: a folder, S3 or a web server, each with the same few methods.
+"""Where the objects of a store lie: a folder, S3 or a web server, each with the same few methods.
 
-``put`` makes an object visible whole and leaves one that is there; ``list`` gives names, sizes and times of last change
-(seconds since 1970); ``size`` is None, and the other methods raise FileNotFoundError, for an object that is not there.
-Every other failure is an exception of the library beneath.
+``read`` and ``read_ranges`` give bytes [start, stop), the latter several at once; they are fewer if the object ends
+before. ``put`` makes an object visible whole and leaves one that is there; ``list`` gives names, sizes and times of
+last change (seconds since 1970); ``size`` is None, and the other methods raise FileNotFoundError, for an object that is
+not there. Every other failure is an exception of the library beneath.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from pipeline.stores.connections import again_if_broken, connect
 from pipeline.stores.publish import make_folder, temporary_file
 
 MARKER = "wherewhen.json"
+_GAP_BYTES = 4096
+"""Between two ranges that are worth no two requests: tar headers and padding, for one."""
 _PREFIX_LENGTH = 2
 """Of the names of the folders between a kind and its objects."""
 
@@ -36,9 +40,9 @@ def place(url: str, *, writable: bool) -> Folder | Remote:
     """
     parts = urlsplit(url)
     if parts.username or parts.password:
-        raise ValueError("the address of a shared store holds a user or password; give them by the environment instead")
+        raise ValueError("the address of a store holds a user or password; give them by the environment instead")
     if parts.scheme and (parts.query or parts.fragment):
-        raise ValueError(f"{url} has a ? or #, which an address of a shared store cannot have; write it as %3F or %23")
+        raise ValueError(f"{url} has a ? or #, which an address of a store cannot have; write it as %3F or %23")
     match parts.scheme:
         case "":
             return Folder(Path(url).expanduser())
@@ -57,7 +61,7 @@ def place(url: str, *, writable: bool) -> Folder | Remote:
         case "http" | "https":
             return Remote(url, library="aiohttp", extra="http")
         case other:
-            raise ValueError(f"store.shared begins with {other}://; a folder, s3:// and http(s):// are known")
+            raise ValueError(f"{url} begins with {other}://; a folder, s3:// and http(s):// are known")
 
 
 class Folder:
@@ -83,8 +87,14 @@ class Folder:
                             yield entry.name, entry.stat().st_size, entry.stat().st_mtime
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        with (self.root / name).open("rb", buffering=0) as file:
-            return os.pread(file.fileno(), stop - start, start)
+        return self.read_ranges(name, [(start, stop)])[0]
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        descriptor = os.open(f"{self.root}/{name}", os.O_RDONLY)  # a third of the time that a file object takes
+        try:
+            return [os.pread(descriptor, stop - start, start) for start, stop in ranges]
+        finally:
+            os.close(descriptor)
 
     def file(self, name: str) -> Path:
         path = self.root / name
@@ -131,6 +141,9 @@ class Remote:
         self._url, self._http = url, extra == "http"
         self._fs: tuple[int, Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fs": None}
+
     @property
     def fs(self) -> Any:
         """The file system; a new one after a fork, because its connections and its thread are the parent's."""
@@ -158,11 +171,31 @@ class Remote:
                     yield entry["name"].rsplit("/", 1)[-1], entry["size"], modified
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        if start >= stop:  # which is no range that a server knows
-            return b""
-        data: bytes = self._read(lambda: self.fs.cat_file(f"{self._url}/{name}", start=start, end=stop))
+        return self.read_ranges(name, [(start, stop)])[0]
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        spans = merged(ranges)
+        data = self._read(lambda: self._spans(f"{self._url}/{name}", spans)) if spans else []
+        starts = [start for start, _ in spans]
+        found = []
+        for start, stop in ranges:
+            number = bisect.bisect_right(starts, start) - 1
+            found.append(data[number][start - starts[number] : stop - starts[number]] if start < stop else b"")
+        return found
+
+    def _spans(self, url: str, spans: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """All at once; an empty one if the object ends before it."""
+        starts, stops = map(list, zip(*spans, strict=True))
+        found = self.fs.cat_ranges([url] * len(spans), starts, stops, on_error="return")
+        for error in found:
+            if isinstance(error, Exception) and not _is_past_the_end(error):
+                raise error
+        whole = [b"" if isinstance(data, Exception) else data for data in found]
         # a server that knows no ranges sends everything
-        return data if len(data) <= stop - start else data[start:stop]
+        return [
+            data if len(data) <= stop - start else data[start:stop]
+            for data, (start, stop) in zip(whole, spans, strict=True)
+        ]
 
     def _read(self, read: Callable[[], Any]) -> Any:
         return again_if_broken(read) if self._http else read()
@@ -193,6 +226,17 @@ class Remote:
         self.fs.rm_file(f"{self._url}/{name}")
 
 
+def merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Half-open intervals of bytes that cover all of ``ranges``, in order; neighbours are one, empty ones are none."""
+    spans: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if spans and start - spans[-1][1] <= _GAP_BYTES:
+            spans[-1] = spans[-1][0], max(stop, spans[-1][1])
+        elif start < stop:
+            spans.append((start, stop))
+    return spans
+
+
 _IS_THERE = ("PreconditionFailed", "ConditionalRequestConflict")
 """S3's codes for an object that must not be there and is, or is just being written."""
 
@@ -202,6 +246,12 @@ def _s3_code(error: Exception) -> str | None:
     response = getattr(error.__cause__, "response", None) or {}
     code: str | None = response.get("Error", {}).get("Code")
     return code
+
+
+def _is_past_the_end(error: Exception) -> bool:
+    """Whether a server says that an object has no such bytes."""
+    status = getattr(error, "status", None)
+    return status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or _s3_code(error) == "InvalidRange"
 
 
 def _http_size(fs: Any, url: str) -> int | None:

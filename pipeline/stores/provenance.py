@@ -27,10 +27,9 @@ def provenance(stage: str, *, parameters: dict[str, Any], digest: str, software:
         software: versions of libraries by name.
     """
     return {
-        **made_by(stage),
+        **written_by(stage),
         "parameters": parameters,
         "source_digest": digest,
-        "code": f"wherewhen {__version__}",
         "software": software,
     }
 
@@ -39,6 +38,11 @@ def made_by(stage: str) -> dict[str, Any]:
     """What a reader asks of the artifacts of a stage."""
     probed = {"probe_version": VERSIONS["probe"]} if stage in PROBED else {}
     return {"stage": stage, "stage_version": VERSIONS[stage], **probed}
+
+
+def written_by(stage: str) -> dict[str, Any]:
+    """What a file says of the program that wrote it."""
+    return {**made_by(stage), "code": f"wherewhen {__version__}"}
 
 
 def check_address(key: str, attributes: Mapping[str, Any]) -> None:

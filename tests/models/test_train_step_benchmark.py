@@ -24,10 +24,12 @@ def test_the_last_line_is_json(capsys, monkeypatch) -> None:
 
 def test_overheads_are_medians_of_ratios_round_by_round() -> None:
     seconds = {"bare": [1.0, 2.0, 4.0], "sta_cnn rgb stream": [3.0, 6.6, 8.0], "san": [1.0, 4.0, 6.0]}
-    rows = train_step.compare(seconds, images=6)
-    assert rows["bare"] == {"images_per_second": 3.0}
+    flops = {"bare": 10, "sta_cnn rgb stream": 66, "san": 20}
+    rows = train_step.compare(seconds, images=6, flops=flops, peak=20.0)
+    assert rows["bare"] == {"images_per_second": 3.0, "utilisation": 0.25}
     stream = rows["sta_cnn rgb stream"]
     assert (stream["overhead"], stream["smallest_ratio"], stream["largest_ratio"]) == (2.0, 2.0, 3.3)
+    assert stream["utilisation"] == pytest.approx(0.5)  # 66 in 6.6 seconds
     assert stream["overhead_over_both_trunks"] == pytest.approx(0.1)  # of 3/2, 6.6/6 and 8/10
     assert rows["san"]["san_cost"] == 1.5
 
@@ -39,6 +41,15 @@ def test_networks_of_clips_stand_beside_their_bare_backbones(backbone, family, s
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert list(result["backbones"][backbone]["rgb"]) == ["bare", family]
     assert result["backbones"][backbone]["rgb"][family]["largest_ratio"] > 0
+
+
+def test_a_steps_operations_are_those_of_its_layers() -> None:
+    """A product of three matrices: forward two, backward three of them, the first of which needs no gradient."""
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 16, bias=False), torch.nn.Linear(16, 4, bias=False))
+    x = torch.randn(32, 8)
+    counted = train_step.step_flops({"step": lambda: layers(x).sum().backward()})["step"]
+    first, second = 2 * 32 * 8 * 16, 2 * 32 * 16 * 4
+    assert counted == (first + second) + (first + 2 * second)
 
 
 def test_the_bare_network_of_clips_is_the_one_that_attention_is_put_into() -> None:

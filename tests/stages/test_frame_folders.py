@@ -19,7 +19,7 @@ from pipeline.dataset.plan import write_plan
 from pipeline.dataset.receipts import Receipt
 from pipeline.media import ffmpeg
 from pipeline.stores.flow import FlowStore
-from pipeline.stores.frames import FrameShards
+from pipeline.stores.frame_reader import FrameShards
 from stages import flow, frames, manifest, probe
 
 Clip = Callable[..., Path]

@@ -29,7 +29,8 @@ from pipeline.optical_flow.params import TVL1Params
 from pipeline.optical_flow.quantise import quantise
 from pipeline.optical_flow.solve import solve
 from pipeline.stores.flow import FlowStore
-from pipeline.stores.frames import FrameShards, check_shard, samples
+from pipeline.stores.frame_reader import FrameShards
+from pipeline.stores.frames import check_shard, samples
 from pipeline.stores.publish import unfinished
 from stages import flow, frames, probe
 

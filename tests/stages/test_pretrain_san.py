@@ -73,10 +73,10 @@ class Falling:
         return Pair(np.full((2, 3, 40, 40), grey, np.uint8), np.ascontiguousarray(flow))
 
 
-def test_it_learns_flow_and_leaves_two_files(tmp_path: Path) -> None:
+def test_it_learns_flow_and_leaves_its_files(tmp_path: Path) -> None:
     pairs = stage.Pairs(Falling(), {})
     stage.pretrain(pairs, san=san(epochs=40), compute=ComputeConfig(accelerator="cpu"), seed=0, out=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "san.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "metrics.csv", "san.pt", "tensorboard"]
     rows = history(tmp_path)
     assert tuple(rows[0]) == stage.COLUMNS
     assert [int(row["epoch"]) for row in rows] == list(range(1, 41))
@@ -99,7 +99,7 @@ def test_a_killed_pre_training_continues_to_the_same_bytes(learnable: Any, tmp_p
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert sorted(path.name for path in killed.glob("[!.]*")) == ["last.pt"]
+    assert sorted(path.name for path in killed.glob("[!.]*")) == ["last.pt", "metrics.csv", "tensorboard"]
     capfd.readouterr()
     pretrain(learnable, killed, settings)
     assert "continuing after epoch" in capfd.readouterr().err
@@ -179,7 +179,7 @@ def test_two_processes_pre_train_one_network(learnable: Any, tmp_path: Path) -> 
     done = subprocess.run(job, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 2/2: loss") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "san.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "metrics.csv", "san.pt", "tensorboard"]
 
 
 def test_flying_chairs_through_the_command(shared_data: Path, tmp_path: Path) -> None:

@@ -286,6 +286,33 @@ def test_a_pretraining_has_curves_and_a_recipe(tmp_path: Path) -> None:
     assert all(f"split{split}-seed{seed}" in told for split in (1, 2) for seed in (0, 7))
 
 
+def test_where_the_time_of_training_went(page: Page) -> None:
+    """Of the second epoch: the first waits for six of its eight seconds."""
+    rows = page.rows("shares")
+    assert rows["experiment"][-1] == "everything else"  # no column of GPU memory on a CPU
+    for name in ("rgb", "flow"):
+        assert rows[name] == ["8.0 s", "12.5", "25.0", "5.0", "20.0", "30.0", "10.0", "10.0"]
+    titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "svg"]
+    told = "waiting for data 25.0%, cutting 5.0%, forward 20.0%, backward 30.0%, update 10.0%, everything else 10.0%"
+    assert f"an epoch of rgb: {told}" in titles
+    assert "rgb, flow waited for data" in page.sections["pace"]
+    assert "compute.workers" in page.sections["pace"]
+
+
+def test_histories_that_do_not_tell_where_the_time_went_have_no_section(tmp_path: Path) -> None:
+    project = Project(tmp_path, streams=("rgb",))
+    for run in project.runs:
+        path = Path(run["folder"]) / "history.csv"
+        if run["experiment"] == "rgb":
+            rows = [row.split(",") for row in path.read_text().splitlines()]
+            kept = [i for i, name in enumerate(rows[0]) if name not in ("cut_seconds", "samples_per_second")]
+            path.write_text("".join(",".join(row[i] for i in kept) + "\n" for row in rows))
+    page = Page(project.report())
+    assert not page.open
+    assert "pace" not in page.sections
+    assert "#pace" not in [attributes.get("href") for _, attributes in page.tags]
+
+
 def test_results_of_another_run_are_one_sentence(tmp_path: Path) -> None:
     project = Project(tmp_path)
     del project.results["summary"]["fused"]

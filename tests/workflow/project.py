@@ -31,7 +31,7 @@ CONFIG = {
     "dataset": "csv",
     "csv": "videos.csv",
     "work": "work",
-    "shards": 4,
+    "shards": 2,
     "max_quarantined": 0.5,
     "frames": {"size": [40, 32]},
     "flow": {"size": [40, 32], "warps": 2},
@@ -154,9 +154,13 @@ def outcomes(receipts: list[dict], status: str) -> Counter[str]:  # type: ignore
 def make_project(folder: Path, root: Path) -> Project:
     """Copy the code and render two classes of four videos."""
     folder.mkdir()
+    unfinished = shutil.ignore_patterns("*.pyc.*", "*.tmp.*")  # compiled code that another process is writing
     for name in CODE:
         source = root / name
-        (shutil.copytree if source.is_dir() else shutil.copy2)(source, folder / name)
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=unfinished)
+        else:
+            shutil.copy2(source, folder / name)
     rows = ["path,label,split1\n"]
     for label in CLASSES:
         for i in range(4):

@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import pytest
 import yaml
 
 from pipeline.dataset.keys import VERSIONS
@@ -48,7 +47,7 @@ def edit_code(project: Project, file: str, old: str, new: str) -> None:
 def test_first_run_computes_everything_once(trained: tuple[Project, Run]) -> None:
     project, first = trained
     shards = len(json.loads((project.work / "plan/shards.json").read_text()))
-    assert 2 <= shards <= 4
+    assert shards == 2  # so that there is one which a change leaves alone
     assert first.jobs == Counter({**dict.fromkeys(STAGES, shards), **GATHER, **TRAIN_BOTH})
     assert first.computed == Counter(dict.fromkeys(STAGES, 8))
     assert "The report lies at work/report.html" in first.output
@@ -75,9 +74,12 @@ def test_reordering_the_list_runs_nothing(project: Project) -> None:
 def test_adding_a_video_computes_that_video(project: Project) -> None:
     render(project.folder / "videos/bars9.avi", "bars", start=1.3)
     project.write_rows([*project.rows(), "videos/bars9.avi,bars,train\n"])
-    run = project.run(target="train_all")
+    planned = project.run("-n", target="train_all")
+    assert planned.jobs == Counter({**dict.fromkeys(STAGES, 1), **GATHER, **TRAIN_BOTH})
+    run = project.run()
     assert run.computed == Counter(dict.fromkeys(STAGES, 1))
-    assert run.jobs == Counter({**dict.fromkeys(STAGES, 1), **GATHER, **TRAIN_BOTH})
+    assert run.jobs == Counter({**dict.fromkeys(STAGES, 1), **GATHER})
+    assert project.run("-n", target="train_all").jobs == Counter(TRAIN_BOTH)
 
 
 def test_changing_a_video_computes_that_video(project: Project) -> None:
@@ -102,10 +104,11 @@ def test_removing_a_video_computes_nothing(project: Project) -> None:
     assert any(b"bars2." in data for data in tars.values())
 
 
-@pytest.mark.parametrize(("old", "new"), [("bars0.avi,bars", "bars0.avi,fractal"), ("bars,test", "bars,train")])
-def test_relabelling_computes_no_frame_and_no_flow(project: Project, old: str, new: str) -> None:
+def test_relabelling_computes_no_frame_and_no_flow(project: Project) -> None:
     text = "".join(project.rows())
-    project.write_rows([text.replace(old, new)])
+    project.write_rows([text.replace("bars,test", "bars,train")])
+    assert project.run("-n", target="train_all").jobs == Counter({"manifest": 1, **TRAIN_BOTH})
+    project.write_rows([text.replace("bars0.avi,bars", "bars0.avi,fractal")])
     run = project.run(target="train_all")
     assert run.computed == run.reused == Counter()
     assert run.jobs == Counter({"manifest": 1, **TRAIN_BOTH})
@@ -123,7 +126,7 @@ def test_a_flow_parameter_there_and_back(project: Project) -> None:
 
 def test_a_flow_parameter_does_not_retrain_the_rgb_stream(project: Project) -> None:
     edit_config(project, flow__bound=15)
-    jobs = project.run(target="train_all").jobs
+    jobs = project.run("-n", target="train_all").jobs
     assert jobs["train_flow"] == jobs["baseline"] == jobs["report"] == 1
     assert jobs["train_rgb"] == jobs["predict_rgb"] == jobs["frames"] == 0
 
@@ -135,7 +138,7 @@ def test_testing_and_fusion_parameters_do_not_retrain(project: Project) -> None:
     assert project.run(target="train_all").jobs == Counter({"evaluate": 1, "report": 1})
     config["experiments"]["rgb"]["sampling"]["test_segments"] = 4
     (project.folder / "config.yaml").write_text(yaml.safe_dump(config))
-    assert project.run(target="train_all").jobs == Counter({"predict_rgb": 1, "evaluate": 1, "report": 1})
+    assert project.run("-n", target="train_all").jobs == Counter({"predict_rgb": 1, "evaluate": 1, "report": 1})
 
 
 def test_fusions_and_what_a_paper_gives_are_evaluated_alone(project: Project) -> None:
@@ -178,16 +181,13 @@ def test_bumping_a_version_recomputes_that_stage(project: Project) -> None:
     assert set(run.jobs) == {"flow", "index_flow"}
 
 
-@pytest.mark.parametrize(
-    ("file", "old"),
-    [
+def test_a_comment_in_code_recomputes_nothing(project: Project) -> None:
+    for file, old in (
         ("stages/flow.py", "import numpy as np"),
         ("pipeline/rules/preprocess.smk", "rule flow:"),
         ("models/atw.py", "import torch"),
-    ],
-)
-def test_a_comment_in_code_recomputes_nothing(project: Project, file: str, old: str) -> None:
-    edit_code(project, file, old, f"# a new comment\n{old}")
+    ):
+        edit_code(project, file, old, f"# a new comment\n{old}")
     assert project.run(target="train_all").jobs == Counter()
 
 
@@ -212,14 +212,8 @@ def test_the_evaluations_version_counts_too(project: Project) -> None:
     assert project.run(target="train_all").jobs == Counter({"evaluate": 1, "report": 1})
 
 
-def test_folders_with_blanks_in_their_names(project: Project) -> None:
-    edit_config(project, work="a work folder")
-    project.run(target="train_all")
-    assert (project.folder / "a work folder/report.html").exists()
-
-
 def test_flow_of_another_shard_count_is_reused(project: Project, tmp_path: Path) -> None:
-    edit_config(project, shards=2)
+    edit_config(project, shards=3)
     run = project.run()
     assert run.computed["flow"] == 0
     assert run.reused["flow"] == 8

@@ -48,7 +48,7 @@ def test_kill_at_any_moment_and_run_again(moment: str, trained: tuple[Project, R
     assert fresh.run(target="train_all").jobs == Counter()
 
 
-def test_bad_files_are_quarantined_and_the_run_completes(fresh: Project) -> None:
+def test_bad_files_are_quarantined_and_the_run_completes_in_a_folder_with_blanks(fresh: Project) -> None:
     videos = fresh.folder / "videos"
     good = (videos / "bars0.avi").read_bytes()
     (videos / "empty.avi").write_bytes(b"")
@@ -56,14 +56,15 @@ def test_bad_files_are_quarantined_and_the_run_completes(fresh: Project) -> None
     (videos / "torn.avi").write_bytes(good[: len(good) // 3])
     names = ("empty", "text", "torn")
     fresh.write_rows([*fresh.rows(), *(f"videos/{name}.avi,bars,train\n" for name in names)])
-    fresh.run(target="train_all")
+    fresh.run("--config", "work=a work folder", target="train_all")
 
-    (path,) = fresh.work.glob("manifest-*.tsv")
+    work = fresh.folder / "a work folder"
+    (path,) = work.glob("manifest-*.tsv")
     manifest = read_manifest(path)
     assert {v.id: v.stage for v in manifest.quarantined} == dict.fromkeys(names, "probe")
     assert all(v.reason and "\n" not in v.reason for v in manifest.quarantined)
     assert len(manifest.part("split1", "train")) == 6
-    page = (fresh.work / "report.html").read_text()
+    page = (work / "report.html").read_text()
     assert all(name in page for name in names)
 
 

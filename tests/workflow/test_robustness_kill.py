@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import yaml
 
 from pipeline.dataset.keys import artifact_key
 from pipeline.stores.flow import FlowStore
@@ -35,7 +34,7 @@ class Undisturbed(NamedTuple):
 
 
 def make_twenty(folder: Path, root: Path) -> Project:
-    """Twelve videos more than a project has, in two shards so that two jobs are at work."""
+    """Twelve videos more than a project has."""
     project = make_project(folder, root)
     rows = project.rows()
     for number in range(4, 10):
@@ -43,8 +42,6 @@ def make_twenty(folder: Path, root: Path) -> Project:
             render(folder / f"videos/{label}{number}.avi", label, start=0.2 * number)
             rows.append(f"videos/{label}{number}.avi,{label},train\n")
     project.write_rows(rows)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    (folder / "config.yaml").write_text(yaml.safe_dump({**config, "shards": 2}))
     return project
 
 

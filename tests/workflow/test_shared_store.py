@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.workflow.project import Project, make_project, outcomes
+from tests.workflow.project import Project, Run, make_project, outcomes
 
 EVERYTHING = Counter({"frames": 8, "flow": 8})
 
@@ -19,7 +19,7 @@ def share(project: Project, url: object, **settings: object) -> None:
     """Set the section ``store``."""
     path = project.folder / "config.yaml"
     config = yaml.safe_load(path.read_text())
-    config["store"] = {"shared": url and str(url), **settings}
+    config["store"] = {"shared": str(url), **settings}
     path.write_text(yaml.safe_dump(config))
 
 
@@ -31,11 +31,11 @@ def fetched(project: Project) -> Counter[str]:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Project, Path]:
-    """A project that was run once with a shared store to write to, and the store. Do not change them: copy them."""
+    """A project preprocessed once with a shared store to write to, and the store. Do not change them: copy them."""
     folder = tmp_path_factory.mktemp("team")
     project = make_project(folder / "first", root)
     share(project, folder / "shared", mode="read-write")
-    run = project.run(target="train_all")
+    run = project.run()
     assert run.computed == EVERYTHING + Counter({"probe": 8})
     return project, folder / "shared"
 
@@ -49,7 +49,7 @@ def test_every_artifact_is_published_as_one_object(published: tuple[Project, Pat
 
 @pytest.mark.parametrize("access", ["copy", pytest.param("in-place", marks=pytest.mark.slow)])
 def test_a_teammate_with_an_empty_disk_computes_nothing(
-    access: str, published: tuple[Project, Path], root: Path, tmp_path: Path
+    access: str, published: tuple[Project, Path], trained: tuple[Project, Run], root: Path, tmp_path: Path
 ) -> None:
     first, shared = published
     teammate = make_project(tmp_path / "teammate", root)
@@ -57,7 +57,7 @@ def test_a_teammate_with_an_empty_disk_computes_nothing(
     run = teammate.run(target="train_all")
     assert run.computed == Counter({"probe": 8})
     assert fetched(teammate) == EVERYTHING
-    assert (teammate.work / "results.json").read_bytes() == (first.work / "results.json").read_bytes()
+    assert (teammate.work / "results.json").read_bytes() == (trained[0].work / "results.json").read_bytes()
     mine, theirs = teammate.stores(), first.stores()
     if access == "copy":
         assert mine == theirs
@@ -68,10 +68,9 @@ def test_a_teammate_with_an_empty_disk_computes_nothing(
 
 @pytest.mark.slow
 def test_changing_how_the_store_is_used_runs_nothing_but_the_page(
-    published: tuple[Project, Path], tmp_path: Path
+    published: tuple[Project, Path], project: Project
 ) -> None:
-    first, shared = published
-    project = first.copy(tmp_path / "project")
+    _, shared = published
     share(project, shared, mode="read", access="in-place")
     assert project.run(target="train_all").jobs == Counter({"report": 1})
 
@@ -117,15 +116,12 @@ def files(work: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in work.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
-def test_training_on_damage_names_it_and_the_next_run_makes_it_anew(
-    published: tuple[Project, Path], tmp_path: Path
-) -> None:
-    project = published[0].copy(tmp_path / "project")
-    share(project, None, mode="read")  # so that what is made anew is computed
+def test_training_on_damage_names_it_and_the_next_run_makes_it_anew(project: Project) -> None:
     whole, results = project.stores(), (project.work / "results.json").read_bytes()
     flip(sorted(project.work.glob("stores/flow/*/*/c/0/0/0/0"))[3], 1000)  # in a chunk
-    flip(sorted(project.work.glob("stores/frames-*/*.tar"))[0], 600)  # in the first sample's JSON
+    flip(sorted(project.work.glob("stores/frames-*/*.tar"))[1], 600)  # in the JSON of its first, a training video
     shutil.rmtree(project.work / "runs")
+    (project.work / "report.html").unlink()
     run = project.run("--keep-going", target="train_all", check=False)
     assert run.returncode != 0
     said = "".join(log.read_text() for log in project.work.glob("logs/*/*.log"))

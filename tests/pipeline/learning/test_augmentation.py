@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.learning import augmentation, history, transforms
-from pipeline.learning.augmentation import Augmented
+from pipeline.learning import augmentation, clock, transforms
+from pipeline.learning.augmentation import Augmented, cut
 from pipeline.learning.transforms import View
 
 SCALES = (1.0, 0.875, 0.75, 0.66)
@@ -207,7 +207,7 @@ def test_batches_can_be_gone_through_again_and_keep_what_else_they_hold() -> Non
 def test_cutting_is_not_waiting_for_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that only the loader and the cutting move."""
     now = [0.0]
-    monkeypatch.setattr(history.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now[0])
     real = augmentation.cut
 
     def slow_loader() -> Iterator[Any]:
@@ -220,12 +220,12 @@ def test_cutting_is_not_waiting_for_the_loader(monkeypatch: pytest.MonkeyPatch) 
         return real(*images_and_views, **how)
 
     monkeypatch.setattr(augmentation, "cut", slow_cut)
-    stream = iter(Augmented(batches=slow_loader(), size=16, flow_from=None, device=torch.device("cpu")))
-    waited = []
-    for _ in stream:
+    device = torch.device("cpu")
+    parts = clock.Clock(device)
+    for _ in Augmented(batches=slow_loader(), size=16, flow_from=None, device=device, clock=parts):
         now[0] += 7.0  # the step
-        waited.append(stream.seconds)
-    assert (waited, now[0]) == ([2.0, 4.0, 6.0], 3 * (2 + 5 + 7))
+        parts.mark("forward")
+    assert parts.take() == {"data_wait": 6.0, "cut": 15.0, "forward": 21.0, "backward": 0.0, "update": 0.0}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
@@ -236,3 +236,12 @@ def test_a_gpu_cuts_as_the_cpu_does() -> None:
     there = augmentation.cut(images.cuda(), views.cuda(), size=80, flow_from=0)
     assert there.is_cuda
     assert (here.int() - there.cpu().int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("side", [16, 23])
+def test_interleaved_images_are_cut_to_the_same_bits(side: int, rng: np.random.Generator) -> None:
+    images = rng.integers(0, 256, (2, 3, 29, 31, 3), np.uint8)  # B N H W C
+    views = torch.tensor([[2, 3, 16, 16, 1], [0, 5, 29, 20, 0]])
+    interleaved = torch.from_numpy(images).movedim(-1, 2)
+    expected = cut(interleaved.contiguous(), views, size=side, flow_from=None)
+    assert torch.equal(cut(interleaved, views, size=side, flow_from=None), expected)

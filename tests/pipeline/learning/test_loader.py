@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -31,7 +32,11 @@ class Numbered:
 
     channels: int
 
-    def read(self, video_id: str, indices: np.ndarray) -> np.ndarray:
+    def size(self, video_id: str) -> tuple[int, int]:
+        return SIZES[video_id]
+
+    def read(self, video_id: str, indices: np.ndarray, *, reduction: int = 1) -> np.ndarray:
+        assert reduction == 1
         assert indices.max() < LENGTHS[video_id]
         values = self.channels * indices[..., None] + np.arange(self.channels)
         return np.broadcast_to(values[..., None, None].astype(np.uint8), (*values.shape, *SIZES[video_id])).copy()
@@ -43,7 +48,11 @@ class Noisy:
 
     channels: int
 
-    def read(self, video_id: str, indices: np.ndarray) -> np.ndarray:
+    def size(self, video_id: str) -> tuple[int, int]:
+        return SIZES[video_id]
+
+    def read(self, video_id: str, indices: np.ndarray, *, reduction: int = 1) -> np.ndarray:
+        assert reduction == 1
         rng = np.random.default_rng(ord(video_id))
         shape = (LENGTHS[video_id], self.channels, *SIZES[video_id])
         return rng.integers(0, 256, shape, dtype=np.uint8)[indices]
@@ -160,6 +169,45 @@ def test_two_processes_step_on_the_videos_of_one() -> None:
 
     for whole, first, second in zip(batches(0, 1), batches(0, 2), batches(1, 2), strict=True):
         assert sorted(whole) == sorted(first + second)
+
+
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 4), st.integers(1, 5), st.data())
+def test_continuing_within_an_epoch_gives_what_is_left(
+    videos: int, world: int, share: int, accumulate: int, data: st.DataObject
+) -> None:
+    """Of every process, whatever the parts of a step; and what is left is as long as it says."""
+    settings: dict[str, Any] = {
+        "videos": videos,
+        "batch_size": share * world,
+        "seed": 0,
+        "rank": data.draw(st.integers(0, world - 1)),
+        "world": world,
+        "accumulate": accumulate,
+    }
+    whole = TrainingBatches(epochs=range(3), **settings)
+    step = data.draw(st.integers(0, whole.steps - 1))
+    left = TrainingBatches(epochs=range(1, 3), first_step=step, **settings)
+    batches, rest = list(whole), list(left)
+    assert len(rest) == len(left)
+    assert rest == batches[len(batches) - len(rest) :]
+    assert {epoch for epoch, _ in rest[0]} == {1}
+    done = sum(len(batch) for batch in batches) - sum(len(batch) for batch in rest)
+    an_epoch = -(-videos // world)
+    assert done == an_epoch + sum(whole.share(number) for number in range(step)) == an_epoch + share * step
+
+
+@given(st.integers(1, 40), st.integers(1, 3), st.integers(1, 8), st.integers(1, 5))
+def test_parts_of_a_step_are_its_share(videos: int, world: int, share: int, accumulate: int) -> None:
+    settings: dict[str, Any] = {"videos": videos, "batch_size": share * world, "epochs": range(1), "seed": 0}
+    whole = list(TrainingBatches(world=world, **settings))
+    sampler = TrainingBatches(world=world, accumulate=accumulate, **settings)
+    batches = iter(sampler)
+    for step, batch in enumerate(whole):
+        parts = [next(batches) for _ in range(sampler.parts(step))]
+        assert [number for part in parts for number in part] == batch
+        assert len(batch) == sampler.share(step)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert next(batches, None) is None
 
 
 def test_continuing_gives_the_later_epochs_and_orders_differ() -> None:
@@ -287,3 +335,94 @@ def test_only_the_flow_of_frames_and_flow_is_negated() -> None:
     assert torch.equal(mirrored[:, :, :12], straight[:, :, :12].flip(-1))
     assert torch.equal(mirrored[:, :, 12::2], 255 - straight[:, :, 12::2].flip(-1))
     assert torch.equal(mirrored[:, :, 13::2], straight[:, :, 13::2].flip(-1))
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Videos of 130 x 180 pixels, smaller by area means; every channel of every pixel is another ramp."""
+
+    def size(self, video_id: str) -> tuple[int, int]:
+        return 130, 180
+
+    def read(self, video_id: str, indices: np.ndarray, *, reduction: int = 1) -> np.ndarray:
+        y, x = np.mgrid[:130, :180]
+        image = np.stack([y, x, (x + y) / 2], axis=-1).astype(np.uint8)
+        if reduction > 1:
+            image = cv2.resize(image, (-(-180 // reduction), -(-130 // reduction)), interpolation=cv2.INTER_AREA)
+        shape = (*indices.shape, *image.shape)
+        return np.moveaxis(np.broadcast_to(image, shape).copy(), -1, 2)
+
+
+@pytest.mark.parametrize("snippet", [1, 3])
+def test_reduced_images_are_cut_to_what_whole_ones_are(snippet: int) -> None:
+    settings: dict[str, Any] = {
+        "reader": Scaled(), "snippet": snippet, "size": 32, "scales": (1.0, 0.6, 0.45), "places": "random", "flip": True
+    }  # fmt: skip
+    seen = set()
+    for epoch in range(12):
+        for number in range(len(CLIPS)):
+            whole, small = (training(**settings, reduced=reduced)[epoch, number] for reduced in (False, True))
+            assert torch.equal(whole.positions, small.positions)
+            y, x, height, width, mirrored = small.views.tolist()
+            reduction = round(180 / small.images.shape[-1])
+            seen.add(reduction)
+            assert small.images.shape[-2:] == (-(-130 // reduction), -(-180 // reduction))
+            assert 0 <= y < y + height <= small.images.shape[-2]
+            assert 0 <= x < x + width <= small.images.shape[-1]
+            assert min(height, width) >= 32
+            assert mirrored == whole.views[-1]
+            assert min(whole.views[2:4].tolist()) >= reduction * 32
+            assert min(whole.views[2:4].tolist()) < 2 * reduction * 32
+            one, two = (cut(item.images, item.views, size=32, flow_from=None).int() for item in (whole, small))
+            assert (one - two).abs().float().mean() < 1.5
+            if reduction == 1:
+                assert torch.equal(one, two)
+    assert seen == {1, 2, 4}
+
+
+@pytest.mark.parametrize(("crops", "side", "reduction"), [("whole", 65, 2), ("whole", 66, 1), (10, 57, 2), (1, 58, 1)])
+def test_test_views_decide_how_small_images_are_read(crops: Any, side: int, reduction: int) -> None:
+    settings: dict[str, Any] = {
+        "clips": CLIPS, "reader": Scaled(), "snippet": 1, "segments": 2, "crops": crops, "chunk": 2,
+    }  # fmt: skip
+    whole, small = ScoringSnippets(**settings)[0], ScoringSnippets(**settings, reduced_for=side)[0]
+    assert small.images.shape[-2:] == (-(-130 // reduction), -(-180 // reduction))
+    one, two = (cut(item.images, item.views, size=side, flow_from=None).int() for item in (whole, small))
+    assert (one - two).abs().float().mean() < 1.5
+    if reduction == 1:
+        assert torch.equal(one, two)
+
+
+def test_draws_are_what_they_were() -> None:
+    """Positions first, then the view; of a seed, an epoch and an id."""
+    item = training(flip=True, places="tsn")[3, 0]
+    assert (item.positions.tolist(), item.views.tolist()) == ([1, 12, 19], [3, 2, 16, 16, 0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_single_frames_stay_interleaved_and_are_what_they_were(workers: int) -> None:
+    batches = TrainingBatches(videos=5, batch_size=5, epochs=range(1), seed=0)
+    dataset = training(reader=Interleaved(), snippet=1)
+    (batch,) = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+    assert batch.images.stride(2) == 1
+    assert batch.images.shape == (5, 3, 3, 26, 30)
+    (keys,) = batches
+    for images, (epoch, number) in zip(batch.images, keys, strict=True):
+        own = training(reader=Noisy(3), snippet=1)[epoch, number].images
+        assert torch.equal(images[..., : own.shape[-2], : own.shape[-1]], own)
+
+
+class Interleaved(Noisy):
+    """Noise in the order of memory in which JPEGs are decoded."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+
+    def read(self, video_id: str, indices: np.ndarray, *, reduction: int = 1) -> np.ndarray:
+        return np.moveaxis(np.ascontiguousarray(np.moveaxis(super().read(video_id, indices), 2, -1)), -1, 2)
+
+
+def test_frames_of_a_snippet_are_taken_apart_as_numpy_does() -> None:
+    for number in range(5):
+        interleaved, planar = (training(reader=reader, snippet=4)[0, number] for reader in (Interleaved(), Noisy(3)))
+        assert torch.equal(interleaved.images, planar.images)

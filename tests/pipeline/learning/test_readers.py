@@ -32,7 +32,7 @@ def flow_index(folder: Path, fields: np.ndarray, *, digest: str = "d1") -> Index
     """A store with the flow of one video, "a"."""
     made = {**made_by("flow"), "parameters": BOUND, "source_digest": "d1"}
     FlowStore(folder).write(KEY, fields, describe=lambda count: made)
-    facts = {"key": KEY, "frames": len(fields), "digest": digest}
+    facts = {"key": KEY, "frames": len(fields), "digest": digest, "width": 24, "height": 16}
     return {"stage": "flow", "store": str(folder), "parameters": BOUND, "videos": {"a": facts}, "quarantined": {}}
 
 

@@ -155,3 +155,37 @@ def test_random_crops_are_squares_that_reach_every_place() -> None:
 def test_a_test_view_may_be_the_whole_image_or_of_another_scale() -> None:
     assert transforms.fixed_views(90, 120, crops="whole") == [View(0, 0, 90, 120, False)]
     assert transforms.fixed_views(90, 120, crops=1, scale=1.0) == [View(0, 15, 90, 90, False)]
+
+
+@pytest.mark.parametrize(
+    ("sides", "size", "expected"),
+    [
+        ([(224, 224)], 112, 2), ([(223, 400)], 112, 1), ([(224, 223)], 112, 1), ([(448, 300)], 112, 2),
+        ([(448, 448)], 112, 4), ([(896, 895)], 112, 4), ([(2000, 2000)], 112, 8), ([(100, 100)], 112, 1),
+        ([(448, 448), (447, 600)], 112, 2),
+    ],
+)  # fmt: skip
+def test_images_are_reduced_only_as_far_as_the_smallest_view_allows(
+    sides: list[tuple[int, int]], size: int, expected: int
+) -> None:
+    views = [transforms.View(3, 5, height, width, False) for height, width in sides]
+    assert transforms.reduction_for(views, size=size) == expected
+
+
+@given(st.data(), st.sampled_from([1, 2, 4, 8]))
+def test_a_reduced_view_is_the_same_part_within_a_pixel_and_inside(data: st.DataObject, reduction: int) -> None:
+    spans = []
+    for _ in range(2):
+        side = data.draw(st.integers(8, 500))
+        start = data.draw(st.integers(0, side - 8))
+        spans.append((side, start, data.draw(st.integers(8, side - start))))
+    (_, y, tall), (_, x, wide) = spans
+    view = transforms.reduced(transforms.View(y, x, tall, wide, True), reduction)
+    assert view.mirrored
+    for (side, start, length), low, size in zip(spans, (view.y, view.x), (view.height, view.width), strict=True):
+        assert 0 <= low < low + size <= -(-side // reduction)
+        assert abs(low - start / reduction) <= 0.5
+        assert abs(low + size - (start + length) / reduction) <= 0.5
+        assert size >= length // reduction
+    if reduction == 1:
+        assert view == (y, x, tall, wide, True)

@@ -134,7 +134,7 @@ def test_still_flow_is_read_as_still(tmp_path: Path) -> None:
         "stage": "flow",
         "store": str(tmp_path),
         "parameters": {"bound": 20.0},
-        "videos": {"v": {"key": "ab" * 16}},
+        "videos": {"v": {"key": "ab" * 16, "frames": 1, "width": 6, "height": 4}},
         "quarantined": {},
     }
     (read,) = picture_reader(index)("v", [0])

@@ -14,7 +14,8 @@ from pipeline.config import FlowConfig, load
 from pipeline.stores.exports import Exported, FlowSource, FrameSource, check_rates, export, export_layout
 from pipeline.stores.flow import FlowStore
 from pipeline.stores.folders import count_fields
-from pipeline.stores.frames import FrameShards, ShardWriter
+from pipeline.stores.frame_reader import FrameShards
+from pipeline.stores.frames import ShardWriter
 from pipeline.stores.imports import import_flow
 from pipeline.stores.layouts import FolderLayout, Suffix, Tool
 from pipeline.stores.publish import atomic_file
