@@ -45,6 +45,7 @@ from pipeline.dataset.keys import artifact_key
 from pipeline.dataset.manifest import Manifest, Video
 from pipeline.learning.augmentation import cut
 from pipeline.learning.loader import Clip, TrainingBatches, TrainingSnippets, collate
+from pipeline.learning.memory import keep_freed_memory
 from pipeline.learning.order import epoch_order
 from pipeline.learning.readers import Index, open_reader
 from pipeline.media.decode import gray_frames, jpeg_frames
@@ -160,7 +161,8 @@ def snippets(index: Index, *, segments: int, size: int = peers.SIZE, **changes: 
 def load(
     index: Index, epoch: int, *, segments: int, size: int = peers.SIZE, is_cut: bool = True, **changes: Any
 ) -> None:
-    """A batch of all videos; cut, unless a GPU is to do it."""
+    """A batch of all videos, as training has it; cut, unless a GPU is to do it."""
+    keep_freed_memory()
     dataset = snippets(index, segments=segments, size=size, **changes)
     batch = collate([dataset[epoch, number] for number in range(len(dataset))])
     if is_cut:

@@ -3,7 +3,8 @@
 The real job, ``python -m stages.train``: ATW over BN-Inception, three RGB snippets of 224 px a video, stored frames of
 340x256, batches of eight over all processes, one CPU thread a process. Runs of one and of two processes alternate; each
 gives the videos a second of its last epoch (the first warms up), and each pair a ratio. The limit is two, if there are
-two cores with nothing else to do: gradients of 42 MB are exchanged once a step. The last line is one JSON object.
+two cores with nothing else to do: gradients of 42 MB are exchanged once a step, most of it while the others are
+computed. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -99,10 +100,10 @@ def main(argv: list[str] | None = None) -> None:
             ]
             ratios.append(pair[1]["samples_per_second"] / pair[0]["samples_per_second"])
             rows.append([row["samples_per_second"] for row in pair])
-            shares = {part: pair[1][f"{part}_seconds"] / pair[1]["seconds"] for part in ("data_wait", "update")}
+            shares = {part: pair[1][f"{part}_seconds"] / pair[1]["seconds"] for part in ("data_wait", "backward")}
             print(f"{rows[-1][0]:.3f} and {rows[-1][1]:.3f} videos/s, {ratios[-1]:.2f}; of two: {shares}", flush=True)
     found = {"two_processes_vs_one": statistics.median(ratios), "ratios": ratios, "videos_per_second": rows}
-    print(json.dumps({**found, "data_wait_share": shares["data_wait"], "update_share": shares["update"]}))
+    print(json.dumps({**found, **{f"{part}_share": share for part, share in shares.items()}}))
 
 
 if __name__ == "__main__":

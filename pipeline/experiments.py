@@ -49,6 +49,9 @@ class SamplingConfig(Section):
         "tsn", description="of training crops: tsn: 13, nearly square; corners: those and the centre; random: anywhere"
     )
     flip: bool = Field(True, description="mirror at random in training; flow x is negated with it")
+    reduced_decode: bool = Field(
+        False, description="decode frames at 1/2, 1/4 or 1/8 where a crop has so many pixels more than the input"
+    )
 
 
 class OptimConfig(Section):
@@ -159,6 +162,12 @@ class ExperimentConfig(Section):
             raise ValueError(
                 "model.partial_bn would freeze untrained statistics; give model.pretrained or initial, or use false"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reduced_frames(self) -> Self:
+        if self.sampling.reduced_decode and (self.modality != "frames" or self.mars is not None):
+            raise ValueError("sampling.reduced_decode is for frames alone; flow is stored otherwise, set it to false")
         return self
 
     @model_validator(mode="after")

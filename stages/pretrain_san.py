@@ -242,8 +242,8 @@ def main(argv: list[str] | None = None) -> None:
     own.add_argument("--split", help="name of the split whose training videos are seen")
     add_store_arguments(parser)
     arguments = parser.parse_args(argv)
-    one_process_a_device(arguments.compute, module="stages.pretrain_san")
     try:
+        one_process_a_device(arguments.compute, module="stages.pretrain_san")
         pairs = _pairs(arguments)
         pretrain(pairs, san=arguments.san, compute=arguments.compute, seed=arguments.seed, out=arguments.out)
     except (OSError, ValueError) as error:

@@ -93,6 +93,8 @@ def train(
         minutes=compute.checkpoint_minutes,
     )
     found = last.read(fabric)
+    if found is None and fabric.is_global_zero:
+        (out / "best.pt").unlink(missing_ok=True)  # of a training before
     progress = progress_of(found, path=last.path, fabric=fabric)
     batches = order_of(clips, index, experiment=experiment, compute=compute, seed=seed, fabric=fabric, begun=progress)
     clock = Clock(fabric.device)
@@ -284,7 +286,8 @@ def accuracy(model: nn.Module, batches: Iterable[Any], *, fabric: Fabric) -> flo
         with fabric.autocast():
             output = model(*inputs) if isinstance(inputs, tuple) else model(inputs[:, 0])
         right = (output.logits.argmax(dim=1) == labels).sum()
-        sums += torch.stack([right, right.new_tensor(len(labels))]).double()
+        sums[0] += right  # nothing here waits for the device
+        sums[1] += len(labels)
     right_sum, videos = total(sums, fabric).tolist()
     return right_sum / videos
 
@@ -385,8 +388,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--beside", type=index_argument, nargs="?", help="with --teacher, STORE=FILE of what it sees")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.pt and history.csv")
     arguments = parser.parse_args(argv)
-    one_process_a_device(arguments.compute, module="stages.train")
     try:
+        one_process_a_device(arguments.compute, module="stages.train")
         beside = arguments.beside and read_index(arguments.beside[1], stage=arguments.beside[0])
         train(
             read_manifest(arguments.manifest),

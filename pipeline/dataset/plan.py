@@ -135,7 +135,8 @@ def training_part(experiment: ExperimentConfig) -> dict[str, Any]:
     """
     excluded: dict[str, Any] = dict.fromkeys(("weight", "splits", "paper", "initial", "features", "prediction"), True)
     if experiment.features is None:
-        excluded |= {"sampling": {"test_segments", "test_crops"}}
+        later = set() if experiment.sampling.reduced_decode else {"reduced_decode"}  # as before there was the setting
+        excluded |= {"sampling": {"test_segments", "test_crops", *later}}
     else:  # of features the training sees what testing sees; they have a recipe of their own
         excluded |= {"sampling": True}
     excluded |= {"mars": {"teacher"} if experiment.mars else True}
@@ -156,14 +157,20 @@ def train_recipes(config: Config, stages: Mapping[str, str]) -> dict[str, str]:
         if name not in found:
             experiment = config.experiments[name]
             before = {source: of(source) for source in experiment.depends_on}
-            found[name] = train_recipe(experiment, precision=config.compute.precision, stages=stages, before=before)
+            told: dict[str, Any] = {"precision": config.compute.precision, "shards": config.shards}
+            found[name] = train_recipe(experiment, stages=stages, before=before, **told)
         return found[name]
 
     return {name: of(name) for name in config.experiments}
 
 
 def train_recipe(
-    experiment: ExperimentConfig, *, precision: str, stages: Mapping[str, str], before: Mapping[str, str] | None = None
+    experiment: ExperimentConfig,
+    *,
+    precision: str,
+    stages: Mapping[str, str],
+    before: Mapping[str, str] | None = None,
+    shards: int | None = None,
 ) -> str:
     """Recipe of one experiment's training.
 
@@ -172,6 +179,7 @@ def train_recipe(
         precision: of the arithmetic.
         stages: recipes of the preprocessing.
         before: recipes of the trainings that it depends on, by the names of their experiments.
+        shards: number of the dataset's, which decides the order of a training that goes shard by shard.
 
     Raises:
         ValueError: a checkpoint or FlyingChairs, which it begins with, cannot be read.
@@ -185,6 +193,8 @@ def train_recipe(
     }
     parameters = training_part(experiment) | {"precision": precision}
     parameters |= {name: weights for name, weights in begins_with.items() if weights is not None}
+    if experiment.optim.shuffle == "shards":
+        parameters["shards"] = shards
     origin = _content(pretrained, key="model.pretrained") if pretrained else "scratch"
     return recipe("train", parameters, stages["probe"], stages[experiment.modality], origin)
 
@@ -192,6 +202,8 @@ def train_recipe(
 def features_part(experiment: ExperimentConfig) -> dict[str, Any]:
     """The settings of a head that the features it reads depend on, given the network that makes them."""
     seen = {"snippet", "stride", "short", "test_segments", "test_crops", "test_scale", "input_size"}
+    if experiment.sampling.reduced_decode:
+        seen.add("reduced_decode")
     part = experiment.sampling.model_dump(mode="json", include=seen)
     return part if part["test_crops"] != "whole" else part | {"test_scale": None}
 

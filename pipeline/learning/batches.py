@@ -19,6 +19,7 @@ from pipeline.learning.features import (
     open_features,
 )
 from pipeline.learning.loader import Clip, ScoringSnippets, TrainingBatches, TrainingSnippets, collate
+from pipeline.learning.memory import keep_freed_memory
 from pipeline.learning.readers import FeatureIndex, FieldsOfFrames, Index, Reader, open_reader
 from pipeline.stores.sharing import Sharing
 
@@ -77,6 +78,7 @@ def training_batches(
     beside: Reader | None = None,
 ) -> Augmented:
     """Random snippets under random views, in the order of ``batches``; ``beside`` reads flow of the same frames."""
+    keep_freed_memory()
     sampling = experiment.sampling
     dataset = TrainingSnippets(
         clips=clips,
@@ -91,7 +93,7 @@ def training_batches(
         places=sampling.crop_places,
         flip=sampling.flip,
         seed=batches.seed,
-        reduced=flow_from(experiment) is None and beside is None,
+        reduced=sampling.reduced_decode,
         beside=beside,
     )
     loader: Any = DataLoader(
@@ -151,8 +153,8 @@ def flow_from(experiment: ExperimentConfig) -> int | None:
 
 
 def _reduced_for(experiment: ExperimentConfig) -> int | None:
-    """The input side for which frames may be decoded smaller; None for flow, whose vectors that would average."""
-    return experiment.sampling.input_size if flow_from(experiment) is None else None
+    """The input side for which frames may be decoded smaller, if they may."""
+    return experiment.sampling.input_size if experiment.sampling.reduced_decode else None
 
 
 def _augmented(

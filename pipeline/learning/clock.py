@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import torch
 
 PARTS = ("data_wait", "cut", "forward", "backward", "update")
-"""Of a step: waiting for the loader, cutting views out of its batch, the model and its loss, their gradients, and the
-optimizer with the gradients' exchange between processes."""
+"""Of a step: waiting for the loader, cutting views out of its batch, the model and its loss, their gradients with what
+of their exchange between processes does not happen meanwhile, and the optimizer."""
 Item = TypeVar("Item")
 
 

@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
 from pipeline.config import ComputeConfig
-from pipeline.learning.gpus import claim
+from pipeline.learning.gpus import claim, visible_here
 
 BATCHES_AHEAD = 4
 """Of each loader process: a video that is slow to read is waited for only if it takes longer than these."""
@@ -76,7 +76,7 @@ def start(compute: ComputeConfig, *, precision: str, alone: bool = False) -> Fab
 
 def _take_gpus(compute: ComputeConfig, count: int) -> None:
     """Other GPUs than the jobs beside this one have, before CUDA sees any."""
-    if torch.cuda.device_count() and compute.accelerator != "cpu":
+    if compute.accelerator != "cpu" and torch.version.cuda is not None and visible_here():
         claim(count)
 
 

@@ -31,6 +31,8 @@ from pipeline.learning.resume import LastState, Progress, restore_random
 STEPS_A_ROW = 10
 """Steps that are measured together. Losses are read from the device no more often, and checkpoints written then."""
 MEGABYTE = 1 << 20
+SPEED = ("samples_per_second", "data_wait_share", "gpu_memory_mb")
+"""Columns of ``metrics.csv`` that differ from run to run."""
 
 
 class Seen(NamedTuple):
@@ -144,7 +146,8 @@ def run_epochs(job: Training, stream: Iterator[Any], begun: Progress, *, last: L
     if job.fabric.is_global_zero:
         curves = Curves(out, columns=columns, step=begun.epoch * steps + begun.step)
     for epoch in range(begun.epoch, job.epochs):
-        seed = derived_seed(job.batches.seed, "epoch", epoch, job.fabric.global_rank)
+        begins = ("epoch", epoch, job.fabric.global_rank)
+        seed = derived_seed(job.batches.seed, *begins, *(("step", begun.step) if begun.step else ()))
         restore_random(begun, fabric=job.fabric, seed=seed)
         row = _run_epoch(job, stream, begun, last=last, curves=curves)
         begun = Progress(epoch=epoch + 1, history=[*begun.history, row])
@@ -156,10 +159,6 @@ def run_epochs(job: Training, stream: Iterator[Any], begun: Progress, *, last: L
     if curves is not None:
         curves.close()
     return begun.history
-
-
-SPEED = ("samples_per_second", "data_wait_share", "gpu_memory_mb")
-"""Columns of ``metrics.csv`` that differ from run to run."""
 
 
 def _run_epoch(job: Training, stream: Iterator[Any], done: Progress, *, last: LastState, curves: Curves | None) -> Row:
@@ -207,7 +206,8 @@ def _train_step(job: Training, stream: Iterator[Any], step: int) -> Tensor:
             job.clock.mark("forward")
             job.fabric.backward(seen.loss if parts == 1 else seen.loss * (seen.samples / share))
             job.clock.mark("backward")
-        sums += torch.cat([seen.measures, seen.measures.new_tensor([seen.samples])]).double()
+        sums[:-1] += seen.measures.double()  # nothing here waits for the device
+        sums[-1] += seen.samples
     if job.clip_norm is not None:
         # what is not finite is told when it is read, or undone by the loss scaler of 16-mixed
         job.fabric.clip_gradients(job.wrapped, job.optimizer, max_norm=job.clip_norm, error_if_nonfinite=False)

@@ -34,14 +34,19 @@ def claim(count: int) -> None:
         OSError: the temporary folder cannot be written to.
     """
     assert count > 0, "a job without a GPU claims none"
-    named = os.environ.get(NAMED)
-    gpus = visible(named, present=0 if named is not None else _present())
+    named, gpus = os.environ.get(NAMED), visible_here()
     if len(gpus) < count:
         where = "on this machine" if named is None else f"in {NAMED}={named}"
         raise ValueError(f"{count} GPUs are asked for, but {where} there are {len(gpus)}; set compute.devices to fewer")
     if len(gpus) > count or (named is None and count > 1):
         gpus = _wait(gpus, count=count, folder=Path(tempfile.gettempdir()))
     os.environ[NAMED] = ",".join(gpus)
+
+
+def visible_here() -> list[str]:
+    """The GPUs that CUDA will see in this process, which may not have initialised it."""
+    named = os.environ.get(NAMED)
+    return visible(named, present=0 if named is not None else _present())
 
 
 def visible(named: str | None, *, present: int) -> list[str]:

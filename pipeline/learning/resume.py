@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from pipeline import __version__
 from pipeline.learning.history import Row
 from pipeline.learning.job import log
+from pipeline.lock import hold
 from pipeline.stores.publish import atomic_file, unfinished
 
+LOCK = ".lock"
 SECONDS_PER_MINUTE = 60
 
 
@@ -79,9 +81,22 @@ class LastState:
         self._written = time.monotonic()
 
     def read(self, fabric: Fabric) -> dict[str, Any] | None:
-        """What was written of this very training; None, and said so, if the file is of another one or damaged."""
-        for older in unfinished(self.path) if fabric.is_global_zero else []:
-            older.unlink(missing_ok=True)
+        """What was written of this very training; None, and said so, if the file is of another one or damaged.
+
+        The first process reads for all of them: others may not see the file, or see an older one. It also keeps any
+        second job of the same training away until it ends.
+
+        Raises:
+            ValueError: another job is at this training.
+        """
+        if fabric.is_global_zero:
+            hold(self.path.parent / LOCK)
+            for older in unfinished(self.path):
+                older.unlink(missing_ok=True)
+        found: dict[str, Any] | None = fabric.broadcast(self._read(fabric) if fabric.is_global_zero else None)
+        return found
+
+    def _read(self, fabric: Fabric) -> dict[str, Any] | None:
         if not self.path.exists():
             return None
         try:
@@ -132,4 +147,7 @@ def _random_states(fabric: Fabric) -> list[dict[str, Tensor]]:
     if fabric.world_size == 1:
         return [mine]
     gathered: Any = fabric.all_gather({name: state.to(fabric.device) for name, state in mine.items()})
-    return [{name: states[rank].cpu() for name, states in gathered.items()} for rank in range(fabric.world_size)]
+    # each a tensor of its own: torch crashes on setting a state that is a view into another tensor
+    return [
+        {name: states[rank].cpu().clone() for name, states in gathered.items()} for rank in range(fabric.world_size)
+    ]

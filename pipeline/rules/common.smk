@@ -126,8 +126,8 @@ GPU = CONFIG.compute.accelerator == "cuda" or (
 )
 # Of who reads the manifest and the indexes of all videos: 2.4 and 0.8 GB for a million, in 4,000 shards or so.
 WHOLE_MB = len(SHARDS) // 100 * 100
-# Of one process that runs a model, with those that load for it. Four batches ahead of each of these are 1.2 GB, if they
-# are of 128 videos, four frames of 224 x 224 and 32 bits.
+# Of one process that runs a model, with those that load for it. Four batches ahead of each of these are 0.5 GB, if they
+# are of 128 videos, four frames of 340 x 256.
 LOADERS = CONFIG.compute.loader_processes(cuda=GPU, cores=os.cpu_count() or 1)
 MODEL_THREADS = CONFIG.compute.threads + LOADERS
 MODEL_MB = 4000 + 2000 * LOADERS + WHOLE_MB
@@ -141,7 +141,7 @@ if workflow.is_main_process:
         os.environ.get("CUDA_VISIBLE_DEVICES"),
         present=len(list(Path("/dev").glob("nvidia[0-9]*"))),
     )
-    limits = {"gpu": max(len(here), CONFIG.compute.devices), "flow_gpu": 4}
+    limits = {"gpu": len(here) or CONFIG.compute.devices, "flow_gpu": 4}
     for name, limit in limits.items():
         if workflow.local_exec and name not in workflow.global_resources:
             workflow.register_resource(name, limit)

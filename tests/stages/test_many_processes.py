@@ -5,17 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from pipeline.config import ComputeConfig, canonical
 from pipeline.dataset.manifest import Manifest, Video, write_manifest
@@ -148,6 +152,9 @@ def test_every_video_is_seen_whatever_the_processes_and_shards(
         counts = Counter(name for step in epoch for name in step)
         assert set(counts) == set(ids) - tested
         assert sum(counts.values()) - len(counts) < processes
+    if shuffle == "shards":  # a buffer of three: at most three shards are read at a time, and most videos from one
+        order = [name[:5] for step in steps[:3] for name in step][: len(ids) - len(tested)]
+        assert sum(one != other for one, other in pairwise(order)) <= 6
     (alone,) = seen[shuffle, 1]
     for step, wanted in zip(steps, alone["seen"], strict=True):
         assert set(wanted) <= set(step)  # the videos of a step do not depend on how many share it
@@ -211,6 +218,61 @@ def test_a_kill_ends_the_job_and_leaves_no_process(learnable: Any, tmp_path: Pat
     assert not left
     if whom == "a process":
         assert "Signal 9 (SIGKILL)" in said
+
+
+def test_a_killed_training_continues_with_as_many_processes_and_with_others(learnable: Any, tmp_path: Path) -> None:
+    """Killed within an epoch of 36 steps: two processes end with the bytes of an undisturbed run, others end, too."""
+    index = learnable.index("flow")
+    index["videos"] = {f"{name}-{i}": facts for name, facts in index["videos"].items() for i in range(12)}
+    (tmp_path / "flow.json").write_text(json.dumps(index))
+    videos = [replace(one, id=f"{one.id}-{i}") for one in learnable.manifest.videos for i in range(12)]
+    write_manifest(tmp_path / "manifest.tsv", Manifest(tuple(sorted(videos, key=lambda one: one.id))))
+
+    def job(out: Path, **compute: Any) -> list[str]:
+        settings = ComputeConfig(accelerator="cpu", checkpoint_minutes=0.0, **compute)
+        options = {
+            "--manifest": tmp_path / "manifest.tsv",
+            "--index": tmp_path / "flow.json",
+            "--experiment": canonical(learnable.experiment("flow", optim={"epochs": 2, "clip_norm": 5.0})),
+            "--compute": canonical(settings),
+            "--split": "split1",
+            "--seed": 0,
+            "--out": out,
+        }
+        return [sys.executable, "-m", "stages.train", *(str(word) for pair in options.items() for word in pair)]
+
+    def run(out: Path, **compute: Any) -> str:
+        done = subprocess.run(job(out, **compute), cwd=ROOT, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    killed = tmp_path / "killed"
+    with subprocess.Popen(job(killed, devices=2), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL) as running:
+        while not (killed / "last.pt").exists() and running.poll() is None:
+            time.sleep(0.002)
+        ranks = [one for one in psutil.Process(running.pid).children() if "stages.train" in one.cmdline()]
+        running.kill()
+    psutil.wait_procs(ranks, timeout=20)
+    assert torch.load(killed / "last.pt", weights_only=True)["progress"]["step"] > 0
+    shutil.copytree(killed, tmp_path / "other")
+    assert "continuing after step" in run(killed, devices=2)
+    run(tmp_path / "whole", devices=2)
+    assert (killed / "model.pt").read_bytes() == (tmp_path / "whole" / "model.pt").read_bytes()
+    assert "continuing after step" in run(tmp_path / "other", devices=1, accumulate=2)
+    with (tmp_path / "other" / "history.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+
+
+def test_a_second_job_of_the_same_training_leaves_it_alone(learnable: Any, tmp_path: Path) -> None:
+    job = command(learnable, tmp_path / "out", learnable.index_path("frames"), epochs=10_000)
+    with subprocess.Popen(job, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL) as first:
+        while not (tmp_path / "out" / "last.pt").exists() and first.poll() is None:
+            time.sleep(0.05)
+        second = subprocess.run(job, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+        assert second.returncode != 0
+        assert "train: another run holds" in second.stderr
+        assert first.poll() is None
+        first.terminate()
 
 
 @pytest.mark.slow

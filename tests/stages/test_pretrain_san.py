@@ -76,7 +76,12 @@ class Falling:
 def test_it_learns_flow_and_leaves_its_files(tmp_path: Path) -> None:
     pairs = stage.Pairs(Falling(), {})
     stage.pretrain(pairs, san=san(epochs=40), compute=ComputeConfig(accelerator="cpu"), seed=0, out=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "metrics.csv", "san.pt", "tensorboard"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == [
+        "history.csv",
+        "metrics.csv",
+        "san.pt",
+        "tensorboard",
+    ]
     rows = history(tmp_path)
     assert tuple(rows[0]) == stage.COLUMNS
     assert [int(row["epoch"]) for row in rows] == list(range(1, 41))
@@ -179,7 +184,12 @@ def test_two_processes_pre_train_one_network(learnable: Any, tmp_path: Path) -> 
     done = subprocess.run(job, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 2/2: loss") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.csv", "metrics.csv", "san.pt", "tensorboard"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == [
+        "history.csv",
+        "metrics.csv",
+        "san.pt",
+        "tensorboard",
+    ]
 
 
 def test_flying_chairs_through_the_command(shared_data: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def history(folder: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("modality", ["frames", "flow"])
 def test_it_learns_and_leaves_its_files(learnable: Any, tmp_path: Path, modality: str, capfd: Any) -> None:
     train(learnable, tmp_path, experiment=learnable.experiment(modality, optim={"epochs": 8}))
-    assert sorted(path.name for path in tmp_path.iterdir()) == LEFT
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == LEFT
     rows = history(tmp_path)
     assert [int(row["epoch"]) for row in rows] == list(range(1, 9))
     assert float(rows[-1]["train_loss"]) < 0.5 * float(rows[0]["train_loss"])
@@ -141,7 +141,7 @@ def test_two_processes_train_one_model(learnable: Any, tmp_path: Path) -> None:
     done = subprocess.run(job, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 6/6: loss") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == LEFT
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == LEFT
     found = load_checkpoint(tmp_path / "model.pt", expect_classes=learnable.manifest.classes)
     assert all(torch.isfinite(tensor).all() for tensor in found.model.state_dict().values())
     tested = [float(row["test_top1"]) for row in history(tmp_path)]
