@@ -3,10 +3,10 @@
 One core: CPU seconds (``time.process_time``), one thread, each way in a process of its own, ways alternating, medians
 of the ratios of each round; files in the page cache. Videos are real where there are any: 340x256, frames at ffmpeg's
 quality 2, flow as the store has it. From call to (B, N, C, 224, 224) uint8, cut, resized and mirrored: `cut` of what
-`collate` makes of `TrainingSnippets`, by a reader that has seen none of the videos before, so that their JSON is read
-and checked too; the peers are those of `benchmarks.loader_peers`, which draw alike. ``uncut`` is ours without `cut`:
-what a loader process does for a model on a GPU, which cuts itself, while a peer's does all. ``limit`` is decoding
-alone, of JPEGs and chunks in memory into memory that is there.
+`collate` makes of `TrainingSnippets`; the peers are those of `benchmarks.loader_peers`, which draw alike. ``ours`` is
+what all epochs but the first cost; in that, ``first``, the places of a video's frames are read and checked, too.
+``uncut`` is ours without `cut`: what a loader process does for a model on a GPU, which cuts itself, while a peer's does
+all. ``limit`` is decoding alone, of JPEGs and chunks in memory into memory that is there.
 
 Then in wall seconds: loader processes; reading in the order of shards from disk and from a web server on this machine;
 and a real training's share of waiting for data (BN-Inception with ATW, 3 segments, one epoch).
@@ -158,15 +158,33 @@ def snippets(index: Index, *, segments: int, size: int = peers.SIZE, **changes: 
     )
 
 
-def load(
-    index: Index, epoch: int, *, segments: int, size: int = peers.SIZE, is_cut: bool = True, **changes: Any
-) -> None:
-    """A batch of all videos, as training has it; cut, unless a GPU is to do it."""
-    keep_freed_memory()
-    dataset = snippets(index, segments=segments, size=size, **changes)
-    batch = collate([dataset[epoch, number] for number in range(len(dataset))])
-    if is_cut:
-        cut(batch.images, batch.views, size=size, flow_from=0 if index["stage"] == "flow" else None)
+@dataclass
+class Ours:
+    """A batch of all videos, as training has it."""
+
+    index: Index
+    settings: dict[str, Any]
+    is_cut: bool = True
+    """Whether it is cut here, and not on a GPU."""
+    is_first: bool = False
+    """Whether no video was read before, as in a training's first epoch."""
+    dataset: TrainingSnippets | None = None
+
+    def __call__(self, epoch: int) -> None:
+        keep_freed_memory()
+        if self.dataset is None or self.is_first:
+            self.dataset = snippets(self.index, **self.settings)
+        batch = collate([self.dataset[epoch, number] for number in range(len(self.dataset))])
+        if self.is_cut:
+            flow_from = 0 if self.index["stage"] == "flow" else None
+            cut(batch.images, batch.views, size=self.dataset.size, flow_from=flow_from)
+
+
+def ours(index: Index, *, segments: int) -> dict[str, Work | str]:
+    """Cut on this core or not, and both in the first epoch."""
+    kinds = {"ours": (True, False), "ours_uncut": (False, False), "ours_first": (True, True)}
+    settings = {"segments": segments}
+    return {name: Ours(index, settings, is_cut=is_cut, is_first=first) for name, (is_cut, first) in kinds.items()}
 
 
 def interleaved(works: Mapping[str, Work], *, rounds: int, once: Container[str] = ()) -> dict[str, list[float]]:
@@ -228,9 +246,10 @@ def compared(works: dict[str, Work | str], *, rounds: int, videos: dict[str, int
     each = {name: [1e3 * seconds / videos.get(name, VIDEOS) for seconds in row] for name, row in spent.items()}
     for name, row in each.items():
         told[f"{name}_ms"] = round(statistics.median(row), 3)
-        if name not in ("ours", "ours_uncut", "limit"):
+        if not name.startswith("ours") and name != "limit":
             told[f"vs_{name}"], told[f"vs_{name}_range"] = _ratio(row, each["ours"])
             told[f"uncut_vs_{name}"], _ = _ratio(row, each["ours_uncut"])
+            told[f"first_vs_{name}"], _ = _ratio(row, each["ours_first"])
     told["limit_share"], _ = _ratio(each["limit"], each["ours"])
     return told
 
@@ -249,8 +268,7 @@ def rgb(material: Material, folder: Path, *, segments: int, rounds: int) -> dict
     held = len(tars) * VIDEOS // SHARDS
     draw = partial(peers.draws, material.lengths, segments=segments, snippet=1)
     works: dict[str, Work | str] = {
-        "ours": partial(load, material.frames, segments=segments),
-        "ours_uncut": partial(load, material.frames, segments=segments, is_cut=False),
+        **ours(material.frames, segments=segments),
         "limit": partial(of_drawn, decode_jpegs, material.jpegs, draw, VIDEOS),
         "jpeg_folder": partial(of_drawn, peers.jpeg_frames, folders, draw, VIDEOS),
         "torchcodec": peers.why_not("torchcodec") or partial(of_drawn, peers.torchcodec, material.files, draw, few),
@@ -267,8 +285,7 @@ def flow(material: Material, folder: Path, *, segments: int, rounds: int) -> dic
     codec = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.NOSHUFFLE)
     chunks = [codec.encode(field) for field in store.read(material.flow["videos"][name]["key"], 0, FIELDS)]
     works: dict[str, Work | str] = {
-        "ours": partial(load, material.flow, segments=segments),
-        "ours_uncut": partial(load, material.flow, segments=segments, is_cut=False),
+        **ours(material.flow, segments=segments),
         "limit": partial(of_drawn, decode_chunks, chunks, draw, VIDEOS),
         "jpeg_folder": partial(of_drawn, partial(peers.jpeg_flow, snippet=FLOW_STACK), folders, draw, VIDEOS),
     }
@@ -278,7 +295,7 @@ def flow(material: Material, folder: Path, *, segments: int, rounds: int) -> dic
 def reduced(material: Material, *, rounds: int) -> dict[str, Any]:
     """Frames for an input of 112 pixels, decoded whole and at half the size where the crop allows it."""
     settings: dict[str, Any] = {"segments": 3, "size": 112, "scales": (1.0, 0.875)}
-    works = {name: partial(load, material.frames, reduced=name == "half", **settings) for name in ("half", "whole")}
+    works = {name: Ours(material.frames, {**settings, "reduced": name == "half"}) for name in ("half", "whole")}
     spent = interleaved(works, rounds=rounds)
     ratios = [whole / half for whole, half in zip(spent["whole"], spent["half"], strict=True)]
     each = {f"{name}_ms": round(1e3 * statistics.median(row) / VIDEOS, 3) for name, row in spent.items()}
@@ -428,7 +445,7 @@ def main(argv: list[str] | None = None) -> None:
             for what in ("rgb", "flow"):
                 print(f"{what}, {segments} snippets: {parts[f'{what}_{segments}']}", flush=True)
         parts["reduced_112"] = reduced(material, rounds=rounds)
-        parts["videos_per_s_by_workers"] = workers(material, epochs=10)
+        parts["videos_per_s_by_workers"] = workers(material, epochs=60)
         parts["from_afar"] = from_afar(material, rounds=rounds)
         parts["training"] = data_wait(material, folder)
     for part in ("reduced_112", "videos_per_s_by_workers", "from_afar", "training"):

@@ -26,7 +26,7 @@ from pipeline.stores.places import Folder, place
 from pipeline.stores.provenance import refuse_other
 from pipeline.stores.tar import Jpeg
 
-_CACHED_SAMPLES = 8192
+_CACHED_SAMPLES = 16384
 """Of which each takes some 24 bytes a frame."""
 _JSON_BYTES, _JSON_BYTES_A_FRAME = 2048, 32
 """What is read at first of a sample: its JSON is seldom longer."""
