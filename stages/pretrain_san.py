@@ -38,6 +38,7 @@ from pipeline.learning.order import derived_seed
 from pipeline.learning.readers import Index, open_reader, read_index
 from pipeline.learning.resume import LastState, progress_of
 from pipeline.learning.schedule import step_factor
+from pipeline.stores.provenance import written_by
 from pipeline.stores.publish import write_text
 from pipeline.stores.sharing import Sharing
 from pipeline.stores.sharing import add_arguments as add_store_arguments
@@ -111,7 +112,7 @@ def pretrain(pairs: Pairs, *, san: SanConfig, compute: ComputeConfig, seed: int,
     last = LastState(
         out / "last.pt",
         fingerprint=fingerprint(pairs, san=san, compute=compute, seed=seed),
-        settings={"san": san_part(san), "seed": seed},
+        settings={"san": san_part(san), "seed": seed, **written_by("san")},
         minutes=compute.checkpoint_minutes,
     )
     found = last.read(fabric)

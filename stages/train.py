@@ -86,6 +86,7 @@ def train(
         keywords, experiment=experiment, classes=manifest.classes, split=split, seed=seed, fabric=fabric
     )
     about = {"settings": training_part(experiment), "precision": compute.precision, "split": split, "seed": seed}
+    about |= written_by("train")
     last = LastState(
         out / "last.pt",
         fingerprint=fingerprint(clips, index, experiment=experiment, begin=begin, beside=beside, about=about),
@@ -101,8 +102,7 @@ def train(
     devices: dict[str, Any] = {"compute": compute, "fabric": fabric, "clock": clock}
     stores: dict[str, Any] = {"beside": beside, "sharing": sharing}
     stream, tests = loaders((clips, test_clips), index, batches, experiment=experiment, **stores, **devices)
-    extra = {**about, **written_by("train")}
-    save = partial(save_checkpoint, model=model, build=keywords, classes=manifest.classes, extra=extra)
+    save = partial(save_checkpoint, model=model, build=keywords, classes=manifest.classes, extra=about)
 
     def finish_epoch(epoch: int, history: list[Row]) -> None:
         tested = is_test_epoch(epoch, epochs=experiment.optim.epochs)

@@ -16,7 +16,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from pipeline import __version__
 from pipeline.learning.history import Row
 from pipeline.learning.job import log
 from pipeline.lock import hold
@@ -50,13 +49,13 @@ class LastState:
     Args:
         path: of it.
         fingerprint: hash of everything that decides the weights, but for the machine.
-        settings: plain values that say to a reader what training this is.
+        settings: plain values that say what training this is, and which version of the program makes it.
         minutes: between two writes within an epoch, at least.
     """
 
     def __init__(self, path: Path, *, fingerprint: str, settings: dict[str, Any], minutes: float) -> None:
         self.path = path
-        self._identity = {"fingerprint": fingerprint, "settings": settings, "code": f"wherewhen {__version__}"}
+        self._identity = {"fingerprint": fingerprint, "settings": settings}
         self._seconds = minutes * SECONDS_PER_MINUTE
         self._written = time.monotonic()
 
@@ -101,7 +100,7 @@ class LastState:
             return None
         try:
             found = torch.load(self.path, map_location="cpu", weights_only=True)
-            same = found["fingerprint"] == self._identity["fingerprint"] and found["code"] == self._identity["code"]
+            same = {name: found[name] for name in self._identity} == self._identity
         except Exception as error:  # of many kinds; what is no readable checkpoint is none
             told = " ".join(str(error).split())[:200]
             log(fabric, f"{self.path} cannot be read ({told}); starting from the first epoch")

@@ -142,6 +142,8 @@ def test_statistics_that_another_experiment_trained_may_be_frozen() -> None:
             "model.top 2 is more than the 1 segments of a group, of sampling.test_segments 3; lower it",
         ),
         ({"modality": "flow", "paper": 101}, "experiments.a.paper is 101"),
+        ({"modality": "flow", "optim": {"shuffle": "shards"}}, "optim.shuffle shards is for frames"),
+        ({"modality": "flow", "sampling": {"reduced_decode": True}}, "sampling.reduced_decode is for frames alone"),
     ],
 )
 def test_a_wrong_experiment_is_one_clear_sentence(experiment: dict[str, Any], sentence: str) -> None:

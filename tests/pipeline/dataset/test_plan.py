@@ -180,6 +180,19 @@ def test_training_recipe_ignores_what_only_testing_or_fusion_reads(tmp_path: Pat
     assert train_recipe(experiment(), precision="32-true", stages={**stages, "flow": "other"}) != same
     assert train_recipe(experiment(), precision="32-true", stages={**stages, "frames": "other"}) == same
 
+    def of_frames(shards: int = 16, **changes: Any) -> str:
+        found = experiment(modality="frames", **changes)
+        return train_recipe(found, precision="32-true", stages=stages, shards=shards)
+
+    whole, by_shard = of_frames(), {"shuffle": "shards"}
+    assert of_frames(shards=32) == of_frames(optim={"shuffle_buffer": 7}) == whole  # what nobody hears
+    orders = {
+        of_frames(optim=by_shard),
+        of_frames(32, optim=by_shard),
+        of_frames(optim={**by_shard, "shuffle_buffer": 7}),
+    }
+    assert len({whole, *orders, of_frames(sampling={"reduced_decode": True})}) == 5
+
     one, two = tmp_path / "one.pth", tmp_path / "two.pth"
     one.write_bytes(b"weights")
     two.write_bytes(b"weights")
