@@ -19,7 +19,6 @@ from pipeline.learning.features import (
     open_features,
 )
 from pipeline.learning.loader import Clip, ScoringSnippets, TrainingBatches, TrainingSnippets, collate
-from pipeline.learning.memory import keep_freed_memory
 from pipeline.learning.readers import FeatureIndex, FieldsOfFrames, Index, Reader, open_reader
 from pipeline.stores.sharing import Sharing
 
@@ -78,7 +77,6 @@ def training_batches(
     beside: Reader | None = None,
 ) -> Augmented:
     """Random snippets under random views, in the order of ``batches``; ``beside`` reads flow of the same frames."""
-    keep_freed_memory()
     sampling = experiment.sampling
     dataset = TrainingSnippets(
         clips=clips,

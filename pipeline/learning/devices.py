@@ -15,6 +15,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment, TorchEla
 
 from pipeline.config import ComputeConfig
 from pipeline.learning.gpus import claim, visible_here
+from pipeline.learning.memory import keep_freed_memory
 
 BATCHES_AHEAD = 4
 """Of each loader process: a video that is slow to read is waited for only if it takes longer than these."""
@@ -49,6 +50,7 @@ def start(compute: ComputeConfig, *, precision: str, alone: bool = False) -> Fab
     """
     torch.set_num_threads(compute.threads)
     cv2.setNumThreads(0)  # many small images: threads cost more than they give
+    keep_freed_memory()
     devices, nodes = 1 if alone else compute.devices, 1
     environment: Any = LightningEnvironment()  # a cluster's variables describe other jobs' layouts
     if TorchElasticEnvironment.detect() and not alone:
