@@ -29,3 +29,12 @@ def hold(path: Path) -> None:
     file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
     file.flush()
     _held.append(file)
+
+
+def _forget() -> None:
+    """In a forked child, as a loader's, which may live on when the process that it loads for is dead."""
+    while _held:
+        _held.pop().close()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -225,18 +225,19 @@ class ComputeConfig(Section):
         None, description="a copy of the folder of frame shards to read instead: a folder, s3:// or http(s)://"
     )
 
-    def loader_processes(self, *, cuda: bool, cores: int) -> int:
+    def loader_processes(self, *, cuda: bool, cores: int | None) -> int:
         """Loader processes of one device.
 
         A CPU that trains has no core to spare, and a batch takes it a hundredth of a step. A GPU's step is short.
 
         Args:
             cuda: whether the device is a GPU.
-            cores: that the job may use on this machine.
+            cores: for this device and its loaders; None if there are as many as are asked for.
         """
         if self.workers is not None:
             return self.workers
-        return max(1, min(MOST_LOADERS, cores // self.devices - self.threads)) if cuda else 0
+        most = MOST_LOADERS if cores is None else min(MOST_LOADERS, cores - self.threads)
+        return max(1, most) if cuda else 0
 
 
 class StoreConfig(Section):

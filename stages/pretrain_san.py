@@ -145,7 +145,11 @@ def pretrain(pairs: Pairs, *, san: SanConfig, compute: ComputeConfig, seed: int,
         remedy="lower model.san.lr",
         line=lambda row: _line(row, epochs=san.epochs),
     )
-    history = run_epochs(job, clocked(loader, clock, then=lambda batch: batch), progress, last=last, out=out)
+
+    def moved(batch: Any) -> tuple[Tensor, ...]:
+        return tuple(values.to(fabric.device, non_blocking=True) for values in batch)
+
+    history = run_epochs(job, clocked(loader, clock, then=moved), progress, last=last, out=out)
     if fabric.is_global_zero:
         out.mkdir(parents=True, exist_ok=True)
         save_encoder(out / "san.pt", model.san)
@@ -199,7 +203,7 @@ def _loader(
         batch_sampler=batches,
         **loader_options(compute, fabric),
     )
-    return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    return fabric.setup_dataloaders(loader, use_distributed_sampler=False, move_to_device=False)
 
 
 def _line(row: Row, *, epochs: int) -> str:

@@ -221,6 +221,7 @@ def _see(model: Any, batch: Any, *, loss_of: Callable[..., Tensor], label_smooth
     """Snippets (B, N, C, S, S) or what a head takes, and labels (B,), through the model."""
     inputs, labels, _, _ = batch
     output = model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+    labels = labels.to(output.logits.device, non_blocking=True)
     loss = loss_of(output, labels, label_smoothing=label_smoothing)
     right = (output.logits.argmax(dim=1) == labels).sum()
     return Seen(loss, torch.stack([loss.detach() * len(labels), right]), len(labels))
@@ -285,7 +286,7 @@ def accuracy(model: nn.Module, batches: Iterable[Any], *, fabric: Fabric) -> flo
     for inputs, labels, _, _ in batches:
         with fabric.autocast():
             output = model(*inputs) if isinstance(inputs, tuple) else model(inputs[:, 0])
-        right = (output.logits.argmax(dim=1) == labels).sum()
+        right = (output.logits.argmax(dim=1) == labels.to(output.logits.device, non_blocking=True)).sum()
         sums[0] += right  # nothing here waits for the device
         sums[1] += len(labels)
     right_sum, videos = total(sums, fabric).tolist()

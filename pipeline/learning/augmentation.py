@@ -53,7 +53,7 @@ class Augmented:
 
     def _cut(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
         images, views, *rest = batch
-        images, views = images.to(self.device), views.to(self.device)
+        images, views = (values.to(self.device, non_blocking=True) for values in (images, views))
         return cut(images, views, size=self.size, flow_from=self.flow_from), *rest
 
 

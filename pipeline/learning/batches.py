@@ -160,7 +160,7 @@ def _augmented(
 ) -> Augmented:
     """The loader's batches on the device, with their views cut there."""
     return Augmented(
-        batches=fabric.setup_dataloaders(loader, use_distributed_sampler=False),
+        batches=fabric.setup_dataloaders(loader, use_distributed_sampler=False, move_to_device=False),
         size=experiment.sampling.input_size,
         flow_from=experiment.in_channels if beside else flow_from(experiment),
         device=fabric.device,

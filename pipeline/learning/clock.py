@@ -18,7 +18,8 @@ class Clock:
     """Adds up seconds by part of the step.
 
     On a CUDA device the parts are measured there, by events: the program runs ahead of the device, so its own clock
-    would say nothing of it. What counts as waiting then is the time in which the device has nothing to do.
+    would say nothing of it. What counts as waiting then is the time in which the device has nothing to do; copying a
+    batch to it belongs to cutting.
     """
 
     def __init__(self, device: torch.device) -> None:

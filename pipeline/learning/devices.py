@@ -97,7 +97,8 @@ def loader_options(compute: ComputeConfig, fabric: Fabric) -> dict[str, Any]:
     """Of every DataLoader: how many processes load for this one, how far ahead, and where to."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on_cuda = fabric.device.type == "cuda"
-    processes = compute.loader_processes(cuda=on_cuda, cores=cores)
+    here = int(os.environ["LOCAL_WORLD_SIZE"]) if fabric.world_size > 1 else 1
+    processes = compute.loader_processes(cuda=on_cuda, cores=cores // here)
     return {
         "num_workers": processes,
         "prefetch_factor": BATCHES_AHEAD if processes else None,

@@ -89,7 +89,10 @@ class LastState:
             ValueError: another job is at this training.
         """
         if fabric.is_global_zero:
-            hold(self.path.parent / LOCK)
+            try:
+                hold(self.path.parent / LOCK)
+            except OSError as error:  # some network file systems have no locks
+                log(fabric, f"{self.path.parent} cannot be locked ({error}); see that no second job trains there")
             for older in unfinished(self.path):
                 older.unlink(missing_ok=True)
         found: dict[str, Any] | None = fabric.broadcast(self._read(fabric) if fabric.is_global_zero else None)

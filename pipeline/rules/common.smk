@@ -128,7 +128,12 @@ GPU = CONFIG.compute.accelerator == "cuda" or (
 WHOLE_MB = len(SHARDS) // 100 * 100
 # Of one process that runs a model, with those that load for it. Four batches ahead of each of these are 0.5 GB, if they
 # are of 128 videos, four frames of 340 x 256.
-LOADERS = CONFIG.compute.loader_processes(cuda=GPU, cores=os.cpu_count() or 1)
+LOADERS = CONFIG.compute.loader_processes(
+    cuda=GPU,
+    cores=(
+        (os.cpu_count() or 1) // CONFIG.compute.devices if workflow.local_exec else None
+    ),
+)
 MODEL_THREADS = CONFIG.compute.threads + LOADERS
 MODEL_MB = 4000 + 2000 * LOADERS + WHOLE_MB
 TRAIN_THREADS = CONFIG.compute.devices * MODEL_THREADS

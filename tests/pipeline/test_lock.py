@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.lock import hold
@@ -26,3 +27,28 @@ def test_second_holder_is_told_who_holds_it_until_the_first_is_killed(tmp_path: 
     process.kill()
     process.wait()
     hold(path)
+
+
+FORKING = (
+    "import os, sys, time; from pathlib import Path; from pipeline.lock import hold\n"
+    "hold(Path(sys.argv[1])); child = os.fork()\n"
+    "if child: print(child, flush=True)\n"
+    "time.sleep(60)\n"
+)
+
+
+def test_a_forked_child_that_lives_on_holds_nothing(tmp_path: Path) -> None:
+    """As a loader's process does for some seconds after a kill."""
+    path = tmp_path / "work" / ".lock"
+    process = subprocess.Popen([sys.executable, "-c", FORKING, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    child = psutil.Process(int(process.stdout.readline()))
+    with pytest.raises(ValueError, match="another run holds"):
+        hold(path)
+    process.kill()
+    process.wait()
+    try:
+        assert child.is_running()
+        hold(path)
+    finally:
+        child.kill()

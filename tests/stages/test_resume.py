@@ -73,7 +73,7 @@ def long(learnable: Any, tmp_path: Path) -> Long:
     videos = [replace(video, id=f"{video.id}-{i}") for video in learnable.manifest.videos for i in range(COPIES)]
     write_manifest(tmp_path / "manifest.tsv", Manifest(tuple(sorted(videos, key=lambda video: video.id))))
     sgd = {"epochs": 4, "optimizer": "sgd", "lr": 0.01, "clip_norm": 5.0, "schedule": "step", "milestones": [2]}
-    compute = learnable.compute.model_copy(update={"checkpoint_minutes": 0.0})
+    compute = learnable.compute.model_copy(update={"checkpoint_minutes": 0.0, "workers": 1})
     return Long(tmp_path, learnable.experiment(optim=sgd), compute)
 
 

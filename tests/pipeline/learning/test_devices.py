@@ -19,13 +19,13 @@ from pipeline.learning.devices import loader_options, start
         ({}, True, 64, 4),
         ({}, True, 3, 2),  # one core is the training's own
         ({}, True, 1, 1),
-        ({"devices": 8}, True, 24, 2),
-        ({"devices": 4, "threads": 2}, True, 8, 1),
+        ({"threads": 2}, True, 2, 1),
+        ({}, True, None, 4),  # a cluster gives what is asked for
         ({"workers": 0}, True, 64, 0),
         ({"workers": 12}, False, 2, 12),
     ],
 )
-def test_loaders_are_as_many_as_there_is_room_for(given: Any, cuda: bool, cores: int, processes: int) -> None:
+def test_loaders_are_as_many_as_there_is_room_for(given: Any, cuda: bool, cores: int | None, processes: int) -> None:
     assert ComputeConfig(**given).loader_processes(cuda=cuda, cores=cores) == processes
 
 
