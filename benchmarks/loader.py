@@ -192,7 +192,8 @@ def interleaved(works: Mapping[str, Work], *, rounds: int, once: Container[str] 
 
     A round is ``BATCHES`` batches, or one of those that take long. The first two, which warm up, are not counted.
     """
-    spawn, pipes, spent = multiprocessing.get_context("spawn"), {}, {name: [] for name in works}  # type: ignore[var-annotated]
+    spawn, pipes = multiprocessing.get_context("spawn"), dict[str, Any]()
+    spent: dict[str, list[float]] = {name: [] for name in works}
     for name, work in works.items():
         pipes[name], there = spawn.Pipe()
         spawn.Process(target=_answer, args=(work, there, 1 if name in once else BATCHES), daemon=True).start()
@@ -380,8 +381,8 @@ def from_afar(material: Material, *, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"disk": [], "http": []}
     with web_server(Path(material.frames["store"])) as (url, counts):
         for _ in range(rounds + 1):
-            places = {"disk": Path(material.frames["store"]), "http": url}
-            shards = {name: FrameShards(place) for name, place in places.items()}  # type: ignore[arg-type]
+            places: dict[str, Path | str] = {"disk": Path(material.frames["store"]), "http": url}
+            shards = {name: FrameShards(place) for name, place in places.items()}
             counts[0] = counts[1] = 0
             for name, reader in shards.items():
                 begun = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The project's own checkpoints: a model that says how it was built, which classes it knows, and where training stood.
+"""The project's own checkpoints: a model that says how it was built, which classes it knows, and how it was trained.
 
 A file is one dict written by torch.save:
 
@@ -7,7 +7,7 @@ A file is one dict written by torch.save:
     build       the keywords of `models.build.build`, JSON-able
     classes     class names in the order of the logits
     state_dict  the weights, on the CPU
-    extra       what the writer adds: epoch, optimizer state, random state, metrics; plain data and tensors
+    extra       what the writer adds: settings, split, seed, version of the program; plain data and tensors
 
 Writes are atomic and the same content gives the same bytes. Reading uses `weights_only=True`, so it cannot run code.
 """
@@ -80,7 +80,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read a file of `save_checkpoint` and rebuild its model; the pretrained file it started from is not needed.
 
-    Give `expect_*` to resume: ValueError names every difference (where the first weights came from does not count).
+    Give `expect_*` to be sure: ValueError names every difference (where the first weights came from does not count).
     ValueError also when the file is no such checkpoint or its weights do not fit its own build.
     """
     content = read_torch_file(path)

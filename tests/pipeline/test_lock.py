@@ -17,18 +17,6 @@ HOLDER = (
 )
 
 
-def test_second_holder_is_told_who_holds_it_until_the_first_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "work" / ".lock"
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"held\n"
-    with pytest.raises(ValueError, match=f"another run holds .*process {process.pid} on"):
-        hold(path)
-    process.kill()
-    process.wait()
-    hold(path)
-
-
 FORKING = (
     "import os, sys, time; from pathlib import Path; from pipeline.lock import hold\n"
     "hold(Path(sys.argv[1])); child = os.fork()\n"
@@ -37,12 +25,29 @@ FORKING = (
 )
 
 
+def started(program: str, path: Path) -> tuple[subprocess.Popen[bytes], bytes]:
+    """A process that runs it, and what it says first."""
+    process = subprocess.Popen([sys.executable, "-c", program, str(path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    return process, process.stdout.readline()
+
+
+def test_second_holder_is_told_who_holds_it_until_the_first_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "work" / ".lock"
+    process, told = started(HOLDER, path)
+    assert told == b"held\n"
+    with pytest.raises(ValueError, match=f"another run holds .*process {process.pid} on"):
+        hold(path)
+    process.kill()
+    process.wait()
+    hold(path)
+
+
 def test_a_forked_child_that_lives_on_holds_nothing(tmp_path: Path) -> None:
     """As a loader's process does for some seconds after a kill."""
     path = tmp_path / "work" / ".lock"
-    process = subprocess.Popen([sys.executable, "-c", FORKING, str(path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    child = psutil.Process(int(process.stdout.readline()))
+    process, told = started(FORKING, path)
+    child = psutil.Process(int(told))
     with pytest.raises(ValueError, match="another run holds"):
         hold(path)
     process.kill()
